@@ -1,0 +1,1 @@
+"""The words every room shares: schema, manifest, Redis keys, event records. Standard library, numpy and pydantic only."""

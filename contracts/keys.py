@@ -1,0 +1,55 @@
+"""Every Redis key of mdrec. Single-key operations only, so that Redis Cluster needs no shared slots.
+
+    udf:{namespace}:{user_id}   packed UserRow              udf:{namespace}:_meta   NamespaceMeta as JSON, written last
+    exp:definitions             hash: version, features     exp:audit               stream of changes
+    events                      stream of exposures and feedback
+    evt:{event_id}              mark: this feedback event is already in the stream (expires)
+    req:{request_id}            decision record of a sampled or explained request (expires)
+
+A namespace never contains ':', so the user id is all that follows the second one. A user id that starts with '_' gets
+another '_' in front: no user can be called `_meta`.
+"""
+
+from __future__ import annotations
+
+EVENTS = "events"
+EXPERIMENTS = "exp:definitions"
+EXPERIMENTS_AUDIT = "exp:audit"
+
+_USER_ROW = "udf"
+
+
+def user_row(namespace: str, user_id: str) -> str:
+    escaped = f"_{user_id}" if user_id.startswith("_") else user_id
+    return f"{_USER_ROW}:{_checked(namespace)}:{escaped}"
+
+
+def user_row_meta(namespace: str) -> str:
+    return f"{_USER_ROW}:{_checked(namespace)}:_meta"
+
+
+def parse_user_row(key: str) -> tuple[str, str]:
+    """The inverse of user_row: (namespace, user_id)."""
+    prefix, namespace, escaped = key.split(":", 2)
+    if prefix != _USER_ROW or escaped == "_meta":
+        raise ValueError(f"not a user row key: {key!r}")
+    return namespace, escaped[1:] if escaped.startswith("_") else escaped
+
+
+def user_row_pattern(namespace: str) -> str:
+    """A SCAN pattern for every key of one namespace."""
+    return f"{_USER_ROW}:{_checked(namespace)}:*"
+
+
+def event_mark(event_id: str) -> str:
+    return f"evt:{event_id}"
+
+
+def request_record(request_id: str) -> str:
+    return f"req:{request_id}"
+
+
+def _checked(namespace: str) -> str:
+    if not namespace or any(mark in namespace for mark in ":*?[]\\{}"):
+        raise ValueError(f"namespace {namespace!r} must be non-empty and free of : * ? [ ] {{ }} and backslash")
+    return namespace

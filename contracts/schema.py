@@ -1,0 +1,254 @@
+"""Features: what they are (FeatureSpec), how they were frozen on the training window (FeatureSchema), and the single
+`encode` that turns raw values into model inputs, in training and in serving alike.
+
+A model sees three blocks: `user` (sides user, user_domain), `ad` (ad, ad_domain) and `context`. A block is two matrices:
+`codes` int32 (categorical: one column; binned numeric: one; sequence: max_length columns) and `dense` float32
+(standardised numeric: one column).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from contracts.errors import BadInput
+from contracts.files import read_json, write_json
+from contracts.ids import IdTable
+
+Side = Literal["user", "ad", "context", "user_domain", "ad_domain"]
+Kind = Literal["categorical", "numeric", "sequence"]
+BlockName = Literal["user", "ad", "context"]
+
+BLOCK_SIDES: dict[BlockName, tuple[Side, ...]] = {
+    "user": ("user", "user_domain"),
+    "ad": ("ad", "ad_domain"),
+    "context": ("context",),
+}
+USER_ID, AD_ID = "user_id", "ad_id"
+
+PAD, UNKNOWN, FIRST = 0, 1, 2  # codes: missing or padding; unseen or rare; the first known value
+_CLIP = 5.0  # standardised values are cut at this many deviations: one wild value must not own a gradient
+
+
+class FeatureSpec(BaseModel):
+    """One feature as `dataset.yaml` declares it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^\w[\w .:-]*$")  # it becomes a file name
+    side: Side
+    kind: Kind
+    of: str | None = None
+    max_length: int = Field(default=50, ge=1, le=1000)
+    encoding: Literal["bin", "standardise"] = "bin"
+
+    @model_validator(mode="after")
+    def _sequence_has_of(self) -> FeatureSpec:
+        if self.of is not None and self.kind != "sequence":
+            raise ValueError(f"feature {self.name!r}: `of` belongs to sequences, and this one is {self.kind}")
+        if self.kind == "sequence" and self.side != "user":
+            raise ValueError(f"feature {self.name!r}: sequences are of side user, not {self.side}")
+        return self
+
+    @property
+    def vocabulary(self) -> str:
+        """The vocabulary and embedding table it reads: its own, or that of the feature a sequence is made `of`."""
+        return self.of or self.name
+
+
+class Numeric(BaseModel):
+    """How one numeric feature was frozen. edges: rising inner bin edges (raw units); mean, deviation: of raw values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    edges: tuple[float, ...] = ()
+    mean: float = 0.0
+    deviation: float = 1.0
+
+
+@dataclass(frozen=True)
+class ModelField:
+    """Where one feature stands in its block. cardinality: rows of its embedding table (0 for dense fields)."""
+
+    name: str
+    side: Side
+    kind: Kind
+    matrix: Literal["codes", "dense"]
+    start: int
+    width: int
+    table: str
+    cardinality: int
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.start, self.start + self.width)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The fields of one block, in order, and the widths of its two matrices."""
+
+    name: BlockName
+    fields: tuple[ModelField, ...]
+    code_width: int
+    dense_width: int
+
+
+class Encoded(NamedTuple):
+    """codes: (n, I) int32; dense: (n, N) float32; columns in the order of the side's features."""
+
+    codes: np.ndarray[Any, np.dtype[np.int32]]
+    dense: np.ndarray[Any, np.dtype[np.float32]]
+
+
+def canonical(value: Any) -> str | None:
+    """One spelling per value: 5, 5.0 and "5" are one value, None and NaN are missing."""
+    if type(value) is str:
+        return value
+    if value is None:
+        return None
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    if isinstance(value, float | np.floating):
+        number = float(value)
+        if number != number:
+            return None
+        return str(int(number)) if number.is_integer() else repr(number)
+    return str(value)
+
+
+@dataclass(frozen=True)
+class FeatureSchema:
+    """Features frozen on a training window. domains: names in index order. vocabularies: by feature name, rare ids left
+    out. numerics: by feature name."""
+
+    features: tuple[FeatureSpec, ...]
+    domains: tuple[str, ...]
+    vocabularies: Mapping[str, IdTable]
+    numerics: Mapping[str, Numeric]
+
+    @cached_property
+    def domain_index(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.domains)}
+
+    def of_side(self, side: Side) -> tuple[FeatureSpec, ...]:
+        return tuple(one for one in self.features if one.side == side)
+
+    def cardinality(self, spec: FeatureSpec) -> int:
+        if spec.kind == "numeric":
+            return FIRST + len(self.numerics[spec.name].edges) + 1
+        return FIRST + len(self.vocabularies[spec.vocabulary])
+
+    @cached_property
+    def blocks(self) -> dict[BlockName, Block]:
+        return {name: self._block(name) for name in BLOCK_SIDES}
+
+    def block(self, name: BlockName) -> Block:
+        return self.blocks[name]
+
+    def width(self, side: Side) -> tuple[int, int]:
+        """(code columns, dense columns) of one side."""
+        codes = sum(_code_width(one) for one in self.of_side(side))
+        return codes, sum(1 for one in self.of_side(side) if _is_dense(one))
+
+    def encode(self, side: Side, columns: Mapping[str, Sequence[Any]], n: int) -> Encoded:
+        """Raw values -> model inputs. columns: feature name -> n raw values (n sequences for a sequence feature); a
+        feature absent from `columns` is missing in every row. The only encoder: training and serving both call it."""
+        code_width, dense_width = self.width(side)
+        codes = np.zeros((n, code_width), dtype=np.int32)
+        dense = np.zeros((n, dense_width), dtype=np.float32)
+        code_at = dense_at = 0
+        for spec in self.of_side(side):
+            values = columns.get(spec.name)
+            if _is_dense(spec):
+                if values is not None:
+                    dense[:, dense_at] = self._standardise(spec, values)
+                dense_at += 1
+                continue
+            if values is not None:
+                self._fill(spec, values, codes[:, code_at : code_at + _code_width(spec)])
+            code_at += _code_width(spec)
+        return Encoded(codes, dense)
+
+    def standardised(self, spec: FeatureSpec, values: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Numeric values on the scale the attribution's Wasserstein distance uses; missing is 0, the mean."""
+        return self._standardise(spec, values)
+
+    def save(self, directory: Path) -> None:
+        for name, vocabulary in self.vocabularies.items():
+            vocabulary.save(directory / "vocab" / name)
+        numerics = {name: one.model_dump() for name, one in self.numerics.items()}
+        features = [one.model_dump() for one in self.features]
+        names = sorted(self.vocabularies)
+        body = {"features": features, "domains": list(self.domains), "numerics": numerics, "vocabularies": names}
+        write_json(directory / "schema.json", body)
+
+    @classmethod
+    def load(cls, directory: Path) -> FeatureSchema:
+        body = read_json(directory / "schema.json")
+        return cls(
+            features=tuple(FeatureSpec(**one) for one in body["features"]),
+            domains=tuple(body["domains"]),
+            vocabularies={name: IdTable.load(directory / "vocab" / name) for name in body["vocabularies"]},
+            numerics={name: Numeric(**one) for name, one in body["numerics"].items()},
+        )
+
+    def _block(self, name: BlockName) -> Block:
+        fields: list[ModelField] = []
+        at = {"codes": 0, "dense": 0}
+        for side in BLOCK_SIDES[name]:
+            for spec in self.of_side(side):
+                matrix: Literal["codes", "dense"] = "dense" if _is_dense(spec) else "codes"
+                width = 1 if matrix == "dense" else _code_width(spec)
+                cardinality = 0 if matrix == "dense" else self.cardinality(spec)
+                fields.append(ModelField(spec.name, side, spec.kind, matrix, at[matrix], width, spec.vocabulary, cardinality))
+                at[matrix] += width
+        return Block(name, tuple(fields), at["codes"], at["dense"])
+
+    def _fill(self, spec: FeatureSpec, values: Sequence[Any], out: np.ndarray[Any, Any]) -> None:
+        if spec.kind == "numeric":
+            numbers = _as_float(spec, values)
+            edges = np.asarray(self.numerics[spec.name].edges)
+            out[:, 0] = np.where(np.isnan(numbers), PAD, FIRST + np.searchsorted(edges, numbers, side="right"))
+        elif spec.kind == "categorical":
+            out[:, 0] = self._codes(spec, values)
+        else:
+            for row, sequence in enumerate(values):
+                if sequence is not None and len(sequence):
+                    recent = sequence[-spec.max_length :]
+                    out[row, : len(recent)] = self._codes(spec, recent)
+
+    def _codes(self, spec: FeatureSpec, values: Sequence[Any]) -> np.ndarray[Any, Any]:
+        spelled = [canonical(one) for one in values]
+        known = self.vocabularies[spec.vocabulary].find(spelled)  # type: ignore[arg-type]
+        codes = np.where(known < 0, UNKNOWN, known + FIRST)
+        codes[[one is None for one in spelled]] = PAD
+        return codes
+
+    def _standardise(self, spec: FeatureSpec, values: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        frozen = self.numerics[spec.name]
+        scaled = np.clip((_as_float(spec, values) - frozen.mean) / frozen.deviation, -_CLIP, _CLIP)
+        return np.nan_to_num(scaled, nan=0.0).astype(np.float32)
+
+
+def _is_dense(spec: FeatureSpec) -> bool:
+    return spec.kind == "numeric" and spec.encoding == "standardise"
+
+
+def _code_width(spec: FeatureSpec) -> int:
+    if _is_dense(spec):
+        return 0
+    return spec.max_length if spec.kind == "sequence" else 1
+
+
+def _as_float(spec: FeatureSpec, values: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    try:
+        return np.array([np.nan if one is None else one for one in values], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"feature {spec.name!r} is numeric: {error}", "send a number, or null when it is missing") from None
