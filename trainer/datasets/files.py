@@ -1,0 +1,42 @@
+"""Finding source files by their official names, plain or gzipped, CSV or Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from contracts.errors import BadInput
+
+_ENDINGS = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
+
+
+def find(directory: Path, *patterns: str) -> list[Path]:
+    """Files whose name without its ending matches one of the glob patterns, at any depth, sorted."""
+    if not directory.is_dir():
+        raise BadInput(f"{directory} is no directory", "name the folder that holds the downloaded files")
+    found = {path for pattern in patterns for path in directory.rglob(pattern + ".*") if path.name.endswith(_ENDINGS)}
+    return sorted(found)
+
+
+def find_one(directory: Path, *patterns: str) -> Path:
+    """Raises BadInput saying which names would do."""
+    found = find(directory, *patterns)
+    if not found:
+        raise BadInput(f"{directory} holds none of {', '.join(one + '.csv(.gz)' for one in patterns)}", "check --from")
+    return found[0]
+
+
+def scan(path: Path, dtypes: Mapping[str, pl.DataType | type[pl.DataType]] | None = None) -> pl.LazyFrame:
+    """A table with a header. CSV columns are strings unless `dtypes` says otherwise, so no id is ever a float."""
+    if path.suffix == ".parquet":
+        return pl.scan_parquet(path)
+    separator = "\t" if ".tsv" in path.name else ","
+    return pl.scan_csv(path, separator=separator, infer_schema=False, schema_overrides=dtypes)
+
+
+def require_columns(path: Path, frame: pl.LazyFrame, needed: Sequence[str]) -> None:
+    missing = [one for one in needed if one not in frame.collect_schema()]
+    if missing:
+        raise BadInput(f"{path}: column {missing[0]!r} is missing", "is this the official file of that name?")
