@@ -3,19 +3,22 @@ data under MDREC_HOME, loopback only, stopped with its owner."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import redis
 
 from contracts.errors import WorkFailed
+from contracts.files import write_bytes
 
 _READY_SECONDS = 15.0
 _PARENT_DEATH_SIGNAL = 1  # prctl(PR_SET_PDEATHSIG): the server dies with us even when we are killed
@@ -37,8 +40,15 @@ def redis_server_binary() -> str:
     return str(binary)
 
 
+class DirectoryHeld(WorkFailed):
+    """Another server process already keeps its data there."""
+
+
 class LocalRedis:
-    """One server process on a loopback port. `start` is idempotent; data survive a stop and a start."""
+    """One server process on a loopback port. `start` is idempotent; data survive a stop and a start.
+
+    The server leaves when the thread that called `start` ends, however it ends (prctl(2), PR_SET_PDEATHSIG).
+    """
 
     def __init__(self, directory: Path, port: int | None = None) -> None:
         self.directory = directory
@@ -59,9 +69,16 @@ class LocalRedis:
         self.directory.mkdir(parents=True, exist_ok=True)
         command = [redis_server_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory.resolve())]
         command += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--daemonize", "no"]
-        log = (self.directory / "server.log").open("ab")
-        self._process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent)
-        log.close()
+        # Two servers must never append to one file: the server inherits the lock and holds it for exactly its own life.
+        with (self.directory / "lock").open("ab") as lock, (self.directory / "server.log").open("ab") as log:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                hint = "stop it, choose another MDREC_HOME, or set MDREC_REDIS_URL"
+                raise DirectoryHeld(f"another Redis server uses {self.directory}", hint) from None
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, pass_fds=(lock.fileno(),), preexec_fn=_die_with(os.getpid())
+            )
         self._wait()
         return self
 
@@ -108,32 +125,63 @@ def redis_url(home: Path) -> Iterator[str]:
     if configured:
         yield configured
         return
-    running = _running(home)
-    if running:
-        yield running
-        return
-    server = LocalRedis(home / "redis").start()
-    address = home / "redis" / "address"
-    address.write_text(server.url)
+    url, ours = _join_or_start(home)
     try:
-        yield server.url
+        yield url
     finally:
-        address.unlink(missing_ok=True)
-        server.stop()
+        if ours is not None:
+            _address(home).unlink(missing_ok=True)
+            ours.stop()
+
+
+def _join_or_start(home: Path) -> tuple[str, LocalRedis | None]:
+    """The URL of the server of this home, and the server itself when we started it. Where two processes start at once,
+    or the server of a killed owner is still leaving, the directory's lock decides and the loser looks again."""
+    server = LocalRedis(home / "redis")
+    deadline = time.monotonic() + _READY_SECONDS
+    while True:
+        running = _running(home)
+        if running:
+            return running, None
+        try:
+            server.start()
+        except DirectoryHeld:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+            continue
+        write_bytes(_address(home), f"{server.url}\n{os.getpid()}\n".encode())
+        return server.url, server
+
+
+def _address(home: Path) -> Path:
+    """Two lines: the URL, and the process id of the owner the server will follow."""
+    return home / "redis" / "address"
 
 
 def _running(home: Path) -> str | None:
-    """The URL of a server that already serves this home, if it answers."""
-    address = home / "redis" / "address"
-    if not address.is_file():
+    """The URL of a server that already serves this home, if its owner lives and it answers."""
+    if not _address(home).is_file():
         return None
-    url = address.read_text().strip()
+    url, _, owner = _address(home).read_text().strip().partition("\n")
+    if False:
+        return None
     try:
         with redis.Redis.from_url(url, socket_timeout=1.0) as client:
             directory = client.config_get("dir")["dir"]
-    except redis.RedisError:
+    except (redis.RedisError, ValueError):  # ValueError: not a URL, so not an address of ours
         return None
     return url if Path(directory) == (home / "redis").resolve() else None
+
+
+def _alive(process_id: str) -> bool:
+    try:
+        os.kill(int(process_id), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:  # another user's, and alive
+        return True
+    return True
 
 
 def _free_port() -> int:
@@ -142,10 +190,16 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _die_with_parent() -> None:
-    """Runs in the child before exec: leave the terminal's Ctrl-C to the owner, and go when the owner goes."""
-    os.setpgrp()
-    if sys.platform == "linux":
-        import ctypes
+def _die_with(owner: int) -> Callable[[], None]:
+    """What runs in the child before exec: leave the terminal's Ctrl-C to the owner, and go when the owner goes."""
 
-        ctypes.CDLL(None, use_errno=True).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+    def prepare() -> None:
+        os.setpgrp()
+        if sys.platform == "linux":
+            import ctypes
+
+            ctypes.CDLL(None, use_errno=True).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+            if os.getppid() != owner:  # it went before we asked
+                os._exit(1)
+
+    return prepare

@@ -1,0 +1,41 @@
+# Two commands on a fresh machine: `make run` and `make test`.
+ACCEL ?= cpu
+VENV ?= .venv
+PORT ?= 8080
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: run test check bench loadtest help
+
+help:  ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
+
+run: $(VENV)/.$(ACCEL)  ## install, make the demo data, run one night, serve on 127.0.0.1:$(PORT)
+	$(BIN)/mdrec run --port $(PORT)
+
+test: $(VENV)/.$(ACCEL)-dev  ## install with test tools, run every test
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: $(VENV)/.$(ACCEL)-dev  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy contracts server abtest indexer trainer deploy
+
+loadtest: $(VENV)/.$(ACCEL)-dev  ## Locust, headless, against a running gateway (MDREC_URL, MDREC_LOAD_DATASET)
+	$(BIN)/locust -f loadtests/locustfile.py --headless --only-summary \
+	  --users $${USERS:-16} --spawn-rate 16 --run-time $${SECONDS_TO_RUN:-60}s --host $${MDREC_URL:-http://127.0.0.1:$(PORT)}
+
+bench: $(VENV)/.$(ACCEL)-dev  ## side-by-side kernel measurements
+	$(BIN)/python -m loadtests.kernels
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
+
+$(VENV)/.$(ACCEL): pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --quiet --editable '.[$(ACCEL)]'
+	@touch $@
+
+$(VENV)/.$(ACCEL)-dev: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --quiet --editable '.[$(ACCEL),dev,load]'
+	@touch $@ $(VENV)/.$(ACCEL)
