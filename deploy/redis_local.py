@@ -164,7 +164,7 @@ def _running(home: Path) -> str | None:
     if not _address(home).is_file():
         return None
     url, _, owner = _address(home).read_text().strip().partition("\n")
-    if False:
+    if not _alive(owner):
         return None
     try:
         with redis.Redis.from_url(url, socket_timeout=1.0) as client:
