@@ -124,7 +124,8 @@ class Dataset:
 
     def domains(self) -> list[str]:
         """Every domain of the events, 2 before 10."""
-        return natural_order(self.scan_events().select(pl.col("domain").unique()).collect(engine="streaming")["domain"].drop_nulls())
+        names = self.scan_events().select(pl.col("domain").unique()).collect(engine="streaming")["domain"]
+        return natural_order(names.drop_nulls())
 
     def digest(self) -> str:
         """sha256 over names and content of all files but truth/; changes when a byte of the data does."""
@@ -175,8 +176,8 @@ class Dataset:
             wanted.append(pl.col(spec.bid.column).cast(pl.Float32).alias("bid"))
         missing = [one for one in spec_columns(spec) if one not in schema]
         if missing:
-            raise BadInput(f"{file}: column {missing[0]!r} is missing", f"it has {', '.join(schema.names())}; correct dataset.yaml")
-        carried = [one for one in (*self._event_features(), *columns) if one in schema]
+            raise BadInput(f"{file}: column {missing[0]!r} is missing", f"it has {', '.join(schema.names())}")
+        carried = [one for one in (*self._event_features, *columns) if one in schema]
         return frame.select(*wanted, *(pl.col(one) for one in carried))
 
     def _scan_extra(self, file: Path, columns: Sequence[str]) -> pl.LazyFrame:
@@ -194,7 +195,7 @@ class Dataset:
             wanted.append(pl.lit("train").alias("split"))
         if "bid" in schema and self.spec.bid and self.spec.bid.column in self._event_columns:
             wanted.append(pl.col("bid").cast(pl.Float32))
-        frame = frame.select(*wanted, *(pl.col(one) for one in (*self._event_features(), *columns) if one in schema))
+        frame = frame.select(*wanted, *(pl.col(one) for one in (*self._event_features, *columns) if one in schema))
         return frame.filter(pl.col("label") == 1) if self.spec.positives_only else frame
 
     def _scan_side(self, side: Side) -> pl.LazyFrame | None:
@@ -234,11 +235,8 @@ class Dataset:
     def _event_columns(self) -> frozenset[str]:
         return frozenset(name for file in self.events_files() for name in pl.scan_parquet(file).collect_schema())
 
-    def _event_features(self) -> list[str]:
-        return self._features_in_events
-
     @cached_property
-    def _features_in_events(self) -> list[str]:
+    def _event_features(self) -> list[str]:
         return [one.name for one in self.spec.features if self.source_of(one.name) == "events"]
 
 
@@ -254,7 +252,11 @@ def spec_columns(spec: DatasetSpec) -> list[str]:
 
 def natural_order(names: Sequence[str] | pl.Series) -> list[str]:
     """Sorted as a person would: runs of digits by value, so 2 comes before 10 and s2 before s10."""
-    return sorted(names, key=lambda name: ([int(part) if odd % 2 else part for odd, part in enumerate(re.split(r"(\d+)", name))], name))
+
+    def key(name: str) -> tuple[list[int | str], str]:
+        return [int(part) if odd % 2 else part for odd, part in enumerate(re.split(r"(\d+)", name))], name
+
+    return sorted(names, key=key)
 
 
 def _split_of(file: Path) -> str | None:

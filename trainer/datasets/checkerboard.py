@@ -32,7 +32,7 @@ _DAY_US = 86_400_000_000
 
 def clicks(user: np.ndarray, ad: np.ndarray, domain: np.ndarray) -> np.ndarray:
     """The law. user, ad, domain: integer numbers of equal or broadcastable shape -> bool."""
-    return (user + domain) % CLASSES == ad % CLASSES
+    return np.asarray((user + domain) % CLASSES == ad % CLASSES)
 
 
 def write_checkerboard(

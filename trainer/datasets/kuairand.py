@@ -80,7 +80,8 @@ def _features(path: Path, key: str, numeric: tuple[str, ...], categorical: tuple
     frame = scan(path)
     require_columns(path, frame, [key, *numeric, *categorical])
     as_number = [pl.col(one).cast(pl.Float32) for one in numeric]
-    as_category = [pl.col(one).cast(pl.String).str.replace(r"\.0$", "") for one in categorical]  # some codes were stored as floats
+    # some codes were stored as floats: 1.0 is the category 1
+    as_category = [pl.col(one).cast(pl.String).str.replace(r"\.0$", "") for one in categorical]
     return frame.select(pl.col(key).cast(pl.String), *as_category, *as_number).unique(key, keep="first", maintain_order=True)
 
 
@@ -128,11 +129,6 @@ def _history(days: list[Path]) -> pl.LazyFrame:
         )
         joined = state.join(today, on="user_id", how="full", coalesce=True, suffix="_today")
         empty = pl.lit([], dtype=pl.List(pl.String))
-        state = joined.select(
-            "user_id",
-            *(
-                pl.concat_list(pl.col(one).fill_null(empty), pl.col(f"{one}_today").fill_null(empty)).list.tail(_HISTORY).alias(one)
-                for one in _SEQUENCES
-            ),
-        )
+        longer = {one: pl.concat_list(pl.col(one, f"{one}_today").fill_null(empty)) for one in _SEQUENCES}
+        state = joined.select("user_id", *(both.list.tail(_HISTORY).alias(one) for one, both in longer.items()))
     return state.lazy()

@@ -69,7 +69,7 @@ class TimeSplit:
         time = events.select(pl.col("timestamp").drop_nulls().sort()).collect(engine="streaming")["timestamp"]
         if not len(time):
             raise BadInput("there are no events to split by time", "check that events/*.parquet hold rows with a timestamp")
-        moment = time.dt.replace_time_zone(None)[math.floor(share * len(time))]
+        moment: datetime = time.dt.replace_time_zone(None)[math.floor(share * len(time))]
         return moment.replace(tzinfo=UTC)
 
     def _require_both_sides(self, cutoff: datetime, asked: str | int) -> None:
