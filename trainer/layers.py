@@ -1,0 +1,260 @@
+"""What every model is made of: inputs, field embeddings, a plain MLP, per-domain towers, and the base class of rankers.
+
+Shape suffixes: B rows, R rows of one block (B, or 1 when all rows share it), F tokens (one a feature), E embedding width,
+D domains, K width of a domain vector, I code columns, N dense columns, L sequence length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from contracts.manifest import UserVectors
+from contracts.schema import PAD, Block, BlockName, FeatureSchema
+
+if TYPE_CHECKING:
+    from trainer.tables import Batch, Tables
+
+EMBEDDING_STD = 0.01
+
+
+class Inputs(NamedTuple):
+    """What a ranker reads. codes int32, dense float32, domain int64. The user and context blocks, `domain` and
+    `user_vectors` may have one row that all B candidates share, as they do in a request; a block without columns of a
+    kind has a matrix of width 0. user_vectors: blended v_ud, None when the model does not read them or nobody has history."""
+
+    user_codes: Tensor  # (R, Iu)
+    user_dense: Tensor  # (R, Nu)
+    context_codes: Tensor  # (R, Ic)
+    context_dense: Tensor  # (R, Nc)
+    ad_codes: Tensor  # (B, Ia)
+    ad_dense: Tensor  # (B, Na)
+    domain: Tensor  # (R,)
+    user_vectors: Tensor | None = None  # (R, D, K)
+
+    def block(self, name: BlockName) -> tuple[Tensor, Tensor]:
+        """codes_RI and dense_RN of one block."""
+        return getattr(self, f"{name}_codes"), getattr(self, f"{name}_dense")
+
+    @property
+    def rows(self) -> int:
+        return self.ad_codes.shape[0]
+
+
+class FieldEmbedding(nn.Module):
+    """Inputs -> tokens_BFE, one token a feature, named by `names` in token order.
+
+    Categorical and binned numeric: a row of the field's table; sequence: the mean of its codes' rows, padding left out (the
+    zero vector when empty); standardised numeric x: x w + b. Fields that name one `table` share it, so the ads of a user's
+    history are the ads of the catalogue. All tables are one matrix and all scalar codes of a block one look-up.
+    """
+
+    def __init__(
+        self,
+        schema: FeatureSchema,
+        dim: int,
+        blocks: Sequence[BlockName] = ("user", "context", "ad"),
+        with_domain_token: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.block_names = tuple(blocks)
+        offsets: dict[str, int] = {}
+        total = 0
+        for name in blocks:
+            for field in schema.block(name).fields:
+                if field.matrix == "codes" and field.table not in offsets:
+                    offsets[field.table] = total
+                    total += field.cardinality
+        self.weight = nn.Parameter(torch.randn(total, dim) * EMBEDDING_STD)
+        self.domain_weight = nn.Parameter(torch.randn(len(schema.domains), dim) * EMBEDDING_STD) if with_domain_token else None
+        self._block = nn.ModuleDict({name: _BlockTokens(schema.block(name), offsets, dim) for name in blocks})
+        self.names: list[str] = [field for name in blocks for field in self.block_fields(name)]
+        if with_domain_token:
+            self.names.append("domain")
+
+    @property
+    def width(self) -> int:
+        """F * E, the width of the flattened tokens."""
+        return len(self.names) * self.dim
+
+    def block_fields(self, name: BlockName) -> list[str]:
+        """Token names of one block, in order."""
+        return self._block[name].names  # type: ignore[return-value]
+
+    def block_tokens(self, name: BlockName, codes_RI: Tensor, dense_RN: Tensor) -> Tensor:
+        """tokens_RFE of one block alone, as a retrieval tower reads them."""
+        tokens: Tensor = self._block[name](self.weight, codes_RI, dense_RN)
+        return tokens
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        rows = inputs.rows
+        parts = [self.block_tokens(name, *inputs.block(name)).expand(rows, -1, -1) for name in self.block_names]
+        if self.domain_weight is not None:
+            parts.append(self.domain_weight[inputs.domain][:, None, :].expand(rows, -1, -1))
+        return torch.cat(parts, dim=1)
+
+    def penalty(self, inputs: Inputs) -> Tensor:
+        """Half the squared norm of the table rows that the batch touches, each once: L2 that leaves unseen rows alone and
+        needs no sparse gradients."""
+        touched = torch.zeros(len(self.weight), dtype=torch.bool, device=self.weight.device)
+        for name in self.block_names:
+            self._block[name].touch(touched, inputs.block(name)[0])  # type: ignore[operator]
+        return 0.5 * (self.weight.square().sum(dim=1) * touched).sum()
+
+
+class _BlockTokens(nn.Module):
+    """The tokens of one block: scalar codes first, then sequences, then dense numbers (few, large operations)."""
+
+    columns: Tensor
+    column_offsets: Tensor
+    dense_columns: Tensor
+
+    def __init__(self, block: Block, offsets: dict[str, int], dim: int) -> None:
+        super().__init__()
+        scalars = [one for one in block.fields if one.matrix == "codes" and one.kind != "sequence"]
+        sequences = [one for one in block.fields if one.kind == "sequence"]
+        numbers = [one for one in block.fields if one.matrix == "dense"]
+        self.names = [one.name for one in (*scalars, *sequences, *numbers)]
+        self._sequences = [(one.columns, offsets[one.table]) for one in sequences]
+        self._has_scalars = bool(scalars)
+        self.dim = dim
+        self.register_buffer("columns", torch.tensor([one.start for one in scalars], dtype=torch.int64), persistent=False)
+        own = torch.tensor([offsets[one.table] for one in scalars], dtype=torch.int32)
+        self.register_buffer("column_offsets", own, persistent=False)
+        self.register_buffer("dense_columns", torch.tensor([one.start for one in numbers], dtype=torch.int64), persistent=False)
+        self.dense_weight = nn.Parameter(torch.randn(len(numbers), dim) * EMBEDDING_STD) if numbers else None
+        self.dense_bias = nn.Parameter(torch.zeros(len(numbers), dim)) if numbers else None
+
+    def forward(self, weight_VE: Tensor, codes_RI: Tensor, dense_RN: Tensor) -> Tensor:
+        parts = []
+        if self._has_scalars:
+            parts.append(F.embedding(codes_RI[:, self.columns] + self.column_offsets, weight_VE))
+        for columns, offset in self._sequences:
+            codes_RL = codes_RI[:, columns]
+            kept_RL1 = (codes_RL != PAD).to(weight_VE.dtype)[:, :, None]
+            total_RE = (F.embedding(codes_RL + offset, weight_VE) * kept_RL1).sum(dim=1)
+            parts.append((total_RE / kept_RL1.sum(dim=1).clamp(min=1.0))[:, None, :])
+        if self.dense_weight is not None and self.dense_bias is not None:
+            parts.append(dense_RN[:, self.dense_columns, None] * self.dense_weight + self.dense_bias)
+        if not parts:
+            return weight_VE.new_zeros((codes_RI.shape[0], 0, self.dim))
+        return torch.cat(parts, dim=1)
+
+    def touch(self, touched_V: Tensor, codes_RI: Tensor) -> None:
+        if self._has_scalars:
+            touched_V[(codes_RI[:, self.columns] + self.column_offsets).flatten()] = True
+        for columns, offset in self._sequences:
+            codes_RL = codes_RI[:, columns]
+            touched_V[codes_RL[codes_RL != PAD] + offset] = True
+
+
+class MLP(nn.Module):
+    """x_Bn -> (B, hidden[-1]): Linear, ReLU and dropout per hidden width. dropout: one rate, or one a layer. `output` adds a
+    last linear layer of that width without activation."""
+
+    def __init__(
+        self, width: int, hidden: Sequence[int], dropout: float | Sequence[float] = 0.0, output: int | None = None
+    ) -> None:
+        super().__init__()
+        rates = [dropout] * len(hidden) if isinstance(dropout, int | float) else list(dropout)
+        if len(rates) != len(hidden):
+            raise ValueError(f"{len(rates)} dropout rates for {len(hidden)} layers")
+        widths = [width, *hidden, *([] if output is None else [output])]
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.rates = rates
+        self.width = widths[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        linears: list[Any] = list(self.linears)
+        return self._run(x, [(one.weight, one.bias) for one in linears])
+
+    def _run(self, x: Tensor, weights: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        for index, (weight, bias) in enumerate(weights):
+            x = F.linear(x, weight, bias)
+            if index < len(self.rates):
+                x = F.dropout(F.relu(x), self.rates[index], self.training)
+        return x
+
+
+class DomainTowers(nn.Module):
+    """One MLP a domain; each row runs through its own domain's and through no other, so the cost does not grow with D.
+
+    The towers are separate parameters, not one stacked tensor: a domain absent from the batch has no gradient at all, and
+    Adam leaves it and its moments alone. With one domain for all rows given as a tensor (the exported graph), the weights
+    are stacked and selected.
+    """
+
+    def __init__(self, domains: int, build: Callable[[], MLP]) -> None:
+        super().__init__()
+        self.towers = nn.ModuleList(build() for _ in range(domains))
+
+    def forward(self, x_Bn: Tensor, domain_R: Tensor) -> Tensor:
+        if domain_R.shape[0] == 1:
+            first: MLP = self.towers[0]  # type: ignore[assignment]
+            return first._run(x_Bn, [self._select(layer, domain_R) for layer in range(len(first.linears))])
+        order, sizes = rows_by_domain(domain_R, len(self.towers))
+        if max(sizes) == len(domain_R):
+            pure: Tensor = self.towers[sizes.index(len(domain_R))](x_Bn)
+            return pure
+        parts = torch.split(x_Bn[order], sizes)
+        done = [tower(part) for tower, part in zip(self.towers, parts, strict=True) if len(part)]
+        back = torch.empty_like(order)
+        back[order] = torch.arange(len(order), device=order.device)
+        return torch.cat(done)[back]
+
+    def _select(self, layer: int, domain_1: Tensor) -> tuple[Tensor, Tensor]:
+        linears: list[Any] = [tower.linears[layer] for tower in self.towers]  # type: ignore[index]
+        weight = torch.stack([one.weight for one in linears]).index_select(0, domain_1)[0]
+        return weight, torch.stack([one.bias for one in linears]).index_select(0, domain_1)[0]
+
+
+def rows_by_domain(domain_B: Tensor, domains: int) -> tuple[Tensor, list[int]]:
+    """Row numbers ordered by domain (stable), and how many rows each domain has."""
+    return torch.argsort(domain_B, stable=True), torch.bincount(domain_B, minlength=domains).tolist()
+
+
+class Ranker(nn.Module):
+    """Base of every ranker: forward(inputs) -> logit_B.
+
+    A ranker with `embedding` (a FieldEmbedding) and `embedding_l2` gets the penalty of the rows it touched in its loss.
+    `fit` calls prepare(tables) once, start_epoch() before each epoch, training_loss(batch) per batch; whoever scores logged
+    rows calls forward(serving_inputs(batch)) in eval mode.
+    """
+
+    domain_pure: bool = False  # fit feeds domain-pure batches, the domains in turn
+    user_vectors: UserVectors | None = None  # what the exported graph's `user_vectors` input must hold, None: no such input
+    embedding: FieldEmbedding
+    embedding_l2: float = 0.0
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """logit_B: (B,) float32."""
+        raise NotImplementedError
+
+    def prepare(self, tables: Tables) -> None:
+        """Allocate what depends on the data's entities; called once before training, and before loading a checkpoint."""
+
+    def start_epoch(self) -> None:
+        """Forget what must not outlive an epoch."""
+
+    def serving_inputs(self, batch: Batch) -> Inputs:
+        """The batch as a server would see it: user-domain vectors attached where the model reads them."""
+        return batch.inputs
+
+    def training_loss(self, batch: Batch) -> Tensor:
+        """Mean log-loss of the batch, plus the embedding penalty."""
+        return F.binary_cross_entropy_with_logits(self(batch.inputs), batch.label) + self.regularisation(batch.inputs)
+
+    def regularisation(self, inputs: Inputs) -> Tensor:
+        if self.embedding_l2 == 0.0:
+            return torch.zeros((), device=inputs.domain.device)
+        return self.embedding_l2 * self.embedding.penalty(inputs)
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Optimiser groups, each with its learning rate."""
+        return [{"params": list(self.parameters()), "lr": lr}]
