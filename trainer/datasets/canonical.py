@@ -29,7 +29,7 @@ SIDE_TABLES: dict[Side, str] = {
     "user_domain": "user_domains.parquet",
     "ad_domain": "ad_domains.parquet",
 }
-_KEYS: dict[Side, tuple[str, ...]] = {
+KEYS: dict[Side, tuple[str, ...]] = {
     "user": ("user_id",),
     "ad": ("ad_id",),
     "user_domain": ("user_id", "domain"),
@@ -204,7 +204,7 @@ class Dataset:
         if not path.is_file():
             return None
         schema = self._schema(table)
-        wanted = [_text(self.key_column(table, key), key) for key in _KEYS[side]]
+        wanted = [_text(self.key_column(table, key), key) for key in KEYS[side]]
         wanted += [pl.col(one.name) for one in self.spec.features if one.side == side and one.name in schema]
         bid = self._bid_column(side)
         if bid in schema:

@@ -66,9 +66,8 @@ def write_demo(to_dir: Path, seed: int = 0, sizes: Sizes | None = None) -> list[
         writer.add("ad_domains.parquet", _ad_domains(world))
         writer.add_json("truth/law.json", _law(world))
     size = world.sizes
-    return [
-        f"{rows:,} impressions, {clicks:,} clicks, {len(DOMAINS)} domains, {size.users:,} users, {size.ads:,} ads, {size.days} days"
-    ]
+    world_size = f"{len(DOMAINS)} domains, {size.users:,} users, {size.ads:,} ads, {size.days} days"
+    return [f"{rows:,} impressions, {clicks:,} clicks, {world_size}"]
 
 
 def _chunks(world: World) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame]]:
