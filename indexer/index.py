@@ -1,0 +1,231 @@
+"""One protocol, three indices: exact (numpy), FAISS on the CPU, FAISS on a GPU (gpu.py). All maximise the inner product.
+
+Shapes: B queries, E embedding dimensions, N ads, K answers. What every index promises:
+- `search(query_BE, k, eligible_N)` -> (scores_BK float32, rows_BK int64) with K = min(k, N), best first, equal scores by row;
+- every query gets min(k, number of eligible ads) ads, however few lists an approximate search visits. The rest of its
+  row is padding: row -1, score -inf, always last; without `eligible` there is none;
+- a search changes nothing in the index, so any number may run at once. FAISS keeps nprobe as index state, which two
+  requests race for (faiss #2204): here it travels with each call.
+
+FAISS threads are the caller's: one query never uses more than one; a batch uses OMP_NUM_THREADS.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import faiss
+import numpy as np
+
+from contracts.errors import BadInput, BundleError
+from contracts.files import aside, load_array, save_array
+from contracts.manifest import IndexEntry
+
+Matrix = np.ndarray[Any, np.dtype[np.float32]]
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+NO_ROW = -1
+_SCORES_AT_ONCE = 1 << 24  # exact search holds at most this many scores (64 MiB), however large the batch
+_REBUILD = "the file was cut short or altered; rebuild the bundle or roll back"
+
+
+class Found(NamedTuple):
+    """scores: (B, K) float32 inner products, -inf where padded; rows: (B, K) int64, -1 where padded."""
+
+    scores: Matrix
+    rows: Rows
+
+
+class Index(Protocol):
+    """What retrieval needs from an index, whichever it is."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    def search(self, query_BE: Matrix, k: int, eligible_N: Mask | None = None) -> Found:
+        """The k eligible ads of highest inner product. Raises BadInput naming the argument that does not fit."""
+
+    def save(self, path: Path) -> None:
+        """Write aside and rename; equal content, equal bytes."""
+
+
+class ExactIndex:
+    """Brute force over an (N, E) float32 matrix, memory-mapped when it comes from a file. Ties go to the lowest rows."""
+
+    def __init__(self, vectors_NE: Matrix) -> None:
+        if vectors_NE.ndim != 2 or vectors_NE.dtype != np.float32 or 0 in vectors_NE.shape:
+            raise BadInput(f"vectors are {vectors_NE.dtype} {vectors_NE.shape}, not a float32 (N, E) with N and E at least 1")
+        self.vectors_NE = vectors_NE
+
+    @property
+    def size(self) -> int:
+        return int(self.vectors_NE.shape[0])
+
+    @property
+    def dimension(self) -> int:
+        return int(self.vectors_NE.shape[1])
+
+    def search(self, query_BE: Matrix, k: int, eligible_N: Mask | None = None) -> Found:
+        query_BE, width, eligible_N = checked(self, query_BE, k, eligible_N)
+        scores_BK = np.full((len(query_BE), width), -np.inf, dtype=np.float32)
+        rows_BK = np.full((len(query_BE), width), NO_ROW, dtype=np.int64)
+        candidates = None if eligible_N is None else np.flatnonzero(eligible_N)
+        block = max(1, _SCORES_AT_ONCE // self.size)
+        for start in range(0, len(query_BE), block):
+            for at, scores_N in enumerate(query_BE[start : start + block] @ self.vectors_NE.T, start):
+                best = _best(scores_N if candidates is None else scores_N[candidates], width)
+                best = best if candidates is None else candidates[best]
+                scores_BK[at, : len(best)] = scores_N[best]
+                rows_BK[at, : len(best)] = best
+        return Found(scores_BK, rows_BK)
+
+    def save(self, path: Path) -> None:
+        save_array(path, self.vectors_NE)
+
+
+class FaissCpuIndex:
+    """A trained FAISS index (IVF, or flat when nprobe is None); nprobe: lists visited by each search of this object.
+
+    Which of several equal scores make the last place is FAISS's choice; those returned are ordered by row.
+    """
+
+    def __init__(self, index: Any, nprobe: int | None) -> None:
+        if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise BadInput("the FAISS index does not measure inner products", "build it with METRIC_INNER_PRODUCT")
+        if index.ntotal == 0:
+            raise BadInput("the FAISS index holds no ads")
+        self.index, self.nprobe = index, nprobe
+
+    @property
+    def size(self) -> int:
+        return int(self.index.ntotal)
+
+    @property
+    def dimension(self) -> int:
+        return int(self.index.d)
+
+    @property
+    def nlist(self) -> int:
+        return int(self.index.nlist) if self.nprobe is not None else 1
+
+    def with_nprobe(self, nprobe: int) -> FaissCpuIndex:
+        """The same lists, visited more or less widely; both objects may search at once."""
+        return FaissCpuIndex(self.index, nprobe)
+
+    def search(self, query_BE: Matrix, k: int, eligible_N: Mask | None = None) -> Found:
+        query_BE, width, eligible_N = checked(self, query_BE, k, eligible_N)
+        available = self.size if eligible_N is None else int(np.count_nonzero(eligible_N))
+        # When every eligible ad is wanted, every list must be visited.
+        found = self._search(query_BE, width, eligible_N, self.nlist if available <= width else self.nprobe)
+        short_B = found.rows[:, min(width, available) - 1] < 0 if available else np.zeros(len(query_BE), dtype=bool)
+        if short_B.any():  # the lists visited held too few eligible ads: these queries visit all of them
+            whole = self._search(query_BE[short_B], width, eligible_N, self.nlist)
+            found.scores[short_B], found.rows[short_B] = whole
+        return found
+
+    def save(self, path: Path) -> None:
+        with aside(path) as temporary:
+            faiss.write_index(self.index, str(temporary))
+
+    def _search(self, query_BE: Matrix, width: int, eligible_N: Mask | None, nprobe: int | None) -> Found:
+        parameters = search_parameters(None if self.nprobe is None else nprobe, eligible_N)
+        return ordered(*self.index.search(query_BE, width, params=parameters))
+
+
+def open_index(entry: IndexEntry, directory: Path, device: str = "cpu") -> Index:
+    """Open what `build_domain` wrote into `directory` (a bundle's domains/<i>).
+
+    device: "cpu" (memory-mapped, so that workers share its pages), "gpu" or "gpu:N". Raises BundleError naming the file when
+    it is missing, cut short or not the one that `entry` describes, BadInput when there is no such device.
+    """
+    path = directory / entry.file
+    index = _open_exact(path) if entry.kind == "exact" else _open_faiss(path, entry, mmap=device == "cpu")
+    if (index.size, index.dimension) != (entry.size, entry.dimension):
+        found, expected = f"{index.size} x {index.dimension}", f"{entry.size} x {entry.dimension}"
+        raise BundleError(f"{path} holds {found} values, its entry says {expected}", _REBUILD)
+    if device == "cpu":
+        return index
+    from indexer.gpu import FaissGpuIndex, device_number
+
+    return FaissGpuIndex(as_faiss(index), device_number(device))
+
+
+def as_faiss(index: ExactIndex | FaissCpuIndex) -> FaissCpuIndex:
+    """The same ads as a FAISS index: flat for an exact one."""
+    if isinstance(index, FaissCpuIndex):
+        return index
+    flat = faiss.IndexFlatIP(index.dimension)
+    flat.add(np.ascontiguousarray(index.vectors_NE))
+    return FaissCpuIndex(flat, None)
+
+
+def checked(index: Index, query_BE: Matrix, k: int, eligible_N: Mask | None) -> tuple[Matrix, int, Mask | None]:
+    """(contiguous float32 queries, answer width min(k, N), mask) or BadInput."""
+    query_BE = np.ascontiguousarray(query_BE, dtype=np.float32)
+    if query_BE.ndim != 2 or query_BE.shape[1] != index.dimension:
+        raise BadInput(f"query has shape {query_BE.shape}, the index takes (B, {index.dimension})")
+    if not np.isfinite(query_BE).all():
+        raise BadInput("query holds NaN or infinity")
+    if k < 1:
+        raise BadInput(f"k is {k}", "ask for at least one ad")
+    if eligible_N is not None and (eligible_N.shape != (index.size,) or eligible_N.dtype != np.bool_):
+        raise BadInput(f"eligible is {eligible_N.dtype} of shape {eligible_N.shape}, the index takes bool ({index.size},)")
+    return query_BE, min(k, index.size), eligible_N
+
+
+def search_parameters(nprobe: int | None, eligible_N: Mask | None = None) -> Any:
+    """What FAISS reads for this one call. nprobe: None for a flat index; it applies the mask inside its scan."""
+    library: Any = faiss  # its type stubs know the C++ signatures only
+    options: dict[str, Any] = {} if nprobe is None else {"nprobe": nprobe}
+    if eligible_N is not None:
+        options["sel"] = library.IDSelectorBitmap(np.packbits(eligible_N, bitorder="little"))
+    return library.SearchParameters(**options) if nprobe is None else library.SearchParametersIVF(**options)
+
+
+def ordered(scores_BK: Matrix, rows_BK: Rows) -> Found:
+    """FAISS's answer in this protocol's order: best first, equal scores by row, padding (-inf, -1) last."""
+    scores_BK = np.where(rows_BK < 0, np.float32(-np.inf), scores_BK)
+    order = np.lexsort((rows_BK, -scores_BK))
+    return Found(np.take_along_axis(scores_BK, order, axis=1), np.take_along_axis(rows_BK, order, axis=1))
+
+
+def _best(scores_N: Matrix, k: int) -> Rows:
+    """Positions of the k highest scores, best first; of equal scores the lowest positions, also at the last place."""
+    if k < len(scores_N):
+        last = np.partition(scores_N, len(scores_N) - k)[len(scores_N) - k]
+        above = np.flatnonzero(scores_N > last)
+        chosen = np.concatenate([above, np.flatnonzero(scores_N == last)[: k - len(above)]])
+    else:
+        chosen = np.arange(len(scores_N))
+    best: Rows = chosen[np.lexsort((chosen, -scores_N[chosen]))]
+    return best
+
+
+def _open_exact(path: Path) -> ExactIndex:
+    vectors_NE = load_array(path)
+    try:
+        return ExactIndex(vectors_NE)
+    except BadInput as error:
+        raise BundleError(f"{path}: {error.message}", _REBUILD) from None
+
+
+def _open_faiss(path: Path, entry: IndexEntry, mmap: bool) -> FaissCpuIndex:
+    if not path.is_file():
+        raise BundleError(f"{path} is missing", _REBUILD)
+    if "nprobe" not in entry.parameters:
+        raise BundleError(f"{path}: its entry of kind {entry.kind!r} names no nprobe", _REBUILD)
+    try:
+        index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if mmap else 0)
+        opened = FaissCpuIndex(index, entry.parameters["nprobe"])
+    except (RuntimeError, MemoryError, BadInput) as error:  # FAISS reports every unreadable file as a RuntimeError
+        reason = str(error).rsplit("Error: ", 1)[-1].splitlines()[0]
+        raise BundleError(f"{path} is not a readable FAISS index: {reason}", _REBUILD) from None
+    if mmap:  # mapped lists start 32 read-ahead threads for every search: 336 us a search with them, 42 us without
+        lists: Any = faiss.downcast_InvertedLists(index.invlists)
+        lists.prefetch_nthread = 0
+    return opened
