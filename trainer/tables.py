@@ -1,0 +1,193 @@
+"""Tables: a dataset as memory-mapped model inputs. Built once (trainer/tabulate.py), read by every model, measured by evaluate.
+
+users, ads: row numbers <-> external ids. A split's events stand domain by domain, so a domain is one range of rows.
+Entities are encoded once each; a batch gathers them: what a model reads in training is what a server reads from its ad table
+and its user rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from contracts.errors import BadInput
+from contracts.files import load_array, read_json
+from contracts.ids import IdTable
+from contracts.schema import AD_ID, FeatureSchema
+from trainer.datasets.canonical import Dataset
+from trainer.freeze import MIN_COUNT
+from trainer.history import leave_one_out
+from trainer.layers import Inputs
+from trainer.tabulate import SPLITS, tabulate
+
+Rows = NDArray[Any]
+Codes = tuple[NDArray[np.int32], NDArray[np.float32]]
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True)
+class Batch:
+    """inputs: B rows; label_B float32; user_row_B, ad_row_B int64; time_B int64, epoch ms UTC (0 without a timestamp)."""
+
+    inputs: Inputs
+    label: Tensor
+    user_row: Tensor
+    ad_row: Tensor
+    time: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        moved = [None if one is None else one.to(device) for one in self.inputs]
+        rest = {one.name: getattr(self, one.name).to(device) for one in fields(self) if one.name != "inputs"}
+        return Batch(Inputs(*moved), **rest)  # type: ignore[arg-type]
+
+
+class Candidates(NamedTuple):
+    """Lists to rank. user_row: (n,) int32; domain: (n,) int16; ads: (n, C) int32 ad rows, -1 after a shorter list's end."""
+
+    user_row: NDArray[np.int32]
+    domain: NDArray[np.int16]
+    ads: NDArray[np.int32]
+
+
+class Tables:
+    """A directory that `build` wrote. Everything in it is read through the page cache; nothing grows with the log."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._body = read_json(directory / "tables.json")
+        self.schema = FeatureSchema.load(directory / "schema")
+        self.users = IdTable.load(directory / "users")
+        self.ads = IdTable.load(directory / "ads")
+        self.name: str = self._body["name"]
+        self.digest: str = self._body["digest"]
+        self.timezone: str = self._body["timezone"]
+        self.positives_only: bool = self._body["positives_only"]
+        self.has_time: bool = self._body["has_time"]
+        self._offsets: dict[str, list[int]] = self._body["offsets"]
+        self._sides = {
+            side: (load_array(directory / f"{side}_codes.npy"), load_array(directory / f"{side}_dense.npy"))
+            for side in ("user", "ad", "user_domain", "ad_domain")
+        }
+        self._bid, self._active = load_array(directory / "bid.npy"), load_array(directory / "active.npy")
+        self.impressions = load_array(directory / "impressions.npy")  # (D, A) int64, training events
+        self.positives = load_array(directory / "positives.npy")  # (D, A) int64, training events with label 1
+
+    @classmethod
+    def build(cls, dataset: Dataset, directory: Path, test_from: str | int | None = None, min_count: int = MIN_COUNT) -> Tables:
+        """Split (see Dataset.split_scans), freeze the schema on the training window, encode. Raises BadInput."""
+        tabulate(dataset, Path(directory), test_from, min_count)
+        return cls(Path(directory))
+
+    @classmethod
+    def open(cls, directory: Path) -> Tables:
+        return cls(Path(directory))
+
+    @property
+    def cutoff(self) -> datetime | None:
+        """Where the test begins, UTC; None when the split is not by time."""
+        text = self._body["cutoff"]
+        return datetime.fromisoformat(text) if text else None
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        return self.schema.domains
+
+    def split_size(self, split: str) -> int:
+        return self._offsets[split][-1]
+
+    def domain_range(self, split: str, domain: int) -> range:
+        """The event rows of one domain, in the log's order."""
+        return range(self._offsets[split][domain], self._offsets[split][domain + 1])
+
+    def domain_rows(self, split: str, domain: int) -> NDArray[np.int64]:
+        rows = self.domain_range(split, domain)
+        return np.arange(rows.start, rows.stop)
+
+    def column(self, split: str, name: str) -> NDArray[Any]:
+        """One whole column of a split, memory-mapped: user_row, ad_row, domain, label, time, context_codes, context_dense."""
+        return self._events[split][name]
+
+    def batch(self, split: str, indices: Rows) -> Batch:
+        """The events of a split at `indices`. Training rows of positives-only data do not see their own ad in the user's
+        history."""
+        events = self._events[split]
+        user_row, ad_row, domain = (np.asarray(events[one][indices], dtype=np.int64) for one in ("user_row", "ad_row", "domain"))
+        user_codes, user_dense = self.user_block(user_row, domain)
+        ad_codes, ad_dense = self.ad_block(ad_row, domain)
+        if split == "train":
+            user_codes = leave_one_out(self.schema, user_codes, ad_codes[:, self._ad_id_column])
+        inputs = Inputs(
+            *_tensors(user_codes, user_dense, events["context_codes"][indices], events["context_dense"][indices]),
+            *_tensors(ad_codes, ad_dense, domain),
+        )
+        return Batch(inputs, *_tensors(events["label"][indices], user_row, ad_row, events["time"][indices]))
+
+    def user_block(self, user_rows: Rows, domain: int | Rows) -> Codes:
+        """The user block in a domain (one for all rows, or one a row): codes (B, Iu) int32, dense (B, Nu) float32."""
+        codes, dense = self._sides["user"]
+        domain_codes, domain_dense = self._sides["user_domain"]
+        return (
+            np.concatenate([codes[user_rows], domain_codes[user_rows, domain]], axis=1),
+            np.concatenate([dense[user_rows], domain_dense[user_rows, domain]], axis=1),
+        )
+
+    def ad_block(self, ad_rows: Rows, domain: int | Rows) -> Codes:
+        """The ad block in a domain: codes (B, Ia) int32, dense (B, Na) float32."""
+        codes, dense = self._sides["ad"]
+        domain_codes, domain_dense = self._sides["ad_domain"]
+        return (
+            np.concatenate([codes[ad_rows], domain_codes[domain, ad_rows]], axis=1),
+            np.concatenate([dense[ad_rows], domain_dense[domain, ad_rows]], axis=1),
+        )
+
+    def user_sides(self, user_rows: Rows) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """codes (B, I), dense (B, N) of side user; domain_codes (B, D, Id), domain_dense (B, D, Nd) of side user_domain."""
+        return *(one[user_rows] for one in self._sides["user"]), *(one[user_rows] for one in self._sides["user_domain"])
+
+    def eligible(self, domain: int) -> NDArray[np.int32]:
+        """Ad rows that may be shown: active in ad_domains.parquet where there is one, else seen there in training."""
+        return np.flatnonzero(self._active[domain]).astype(np.int32)
+
+    def bid(self, domain: int) -> NDArray[np.float32]:
+        """(A,) float32, currency units a click."""
+        return np.asarray(self._bid[domain])
+
+    def popular(self, domain: int) -> NDArray[np.int32]:
+        """Eligible ads, best first: by positives in the domain; ties, and domains without any, by positives elsewhere."""
+        rows = self.eligible(domain)
+        own, everywhere = self.positives[domain][rows], self.positives[:, rows].sum(axis=0)
+        return rows[np.lexsort((rows, -everywhere, -own))]
+
+    def candidates(self, split: str) -> Candidates | None:
+        if split not in self._body["candidates"]:
+            return None
+        folder = self.directory / "candidates" / split
+        return Candidates(*(load_array(folder / f"{name}.npy") for name in Candidates._fields))
+
+    def domain_number(self, name: str) -> int:
+        """Raises BadInput naming the known domains."""
+        if name not in self.schema.domain_index:
+            raise BadInput(f"unknown domain {name!r}", f"known: {', '.join(self.domains)}")
+        return self.schema.domain_index[name]
+
+    @cached_property
+    def _ad_id_column(self) -> int:
+        return next(one.start for one in self.schema.block("ad").fields if one.name == AD_ID)
+
+    @cached_property
+    def _events(self) -> dict[str, dict[str, NDArray[Any]]]:
+        names = ("user_row", "ad_row", "domain", "label", "time", "context_codes", "context_dense")
+        return {split: {name: load_array(self.directory / split / f"{name}.npy") for name in names} for split in SPLITS}
+
+
+def _tensors(*arrays: NDArray[Any]) -> list[Tensor]:
+    """Copies where memory is mapped read-only: torch wants to own what it reads."""
+    return [torch.from_numpy(np.array(one) if not one.flags.writeable else np.ascontiguousarray(one)) for one in arrays]
