@@ -174,6 +174,11 @@ class MLP(nn.Module):
         linears: list[Any] = list(self.linears)
         return self._run(x, [(one.weight, one.bias) for one in linears])
 
+    def hidden(self, layer: int, x: Tensor) -> Tensor:
+        """One hidden layer alone, for models that step in between."""
+        linear: Any = self.linears[layer]
+        return F.dropout(F.relu(linear(x)), self.rates[layer], self.training)
+
     def _run(self, x: Tensor, weights: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         for index, (weight, bias) in enumerate(weights):
             x = F.linear(x, weight, bias)
@@ -244,7 +249,8 @@ class Ranker(nn.Module):
 
     def serving_inputs(self, batch: Batch) -> Inputs:
         """The batch as a server would see it: user-domain vectors attached where the model reads them."""
-        return batch.inputs
+        inputs: Inputs = batch.inputs
+        return inputs
 
     def training_loss(self, batch: Batch) -> Tensor:
         """Mean log-loss of the batch, plus the embedding penalty."""
