@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Literal
 
 from contracts.errors import BadInput
+from trainer.datasets.aliccp import import_aliccp
 from trainer.datasets.canonical import Dataset, DatasetSpec
 from trainer.datasets.checkerboard import write_checkerboard
 from trainer.datasets.click_law import Sizes
+from trainer.datasets.edda import import_edda_aliad, import_edda_aliccp
 from trainer.datasets.kuairand import import_kuairand
+from trainer.datasets.open_bandit import import_open_bandit
 from trainer.datasets.simulator import write_demo
 from trainer.datasets.writer import write_dataset
+from trainer.datasets.xmrec import import_xmrec
 
 __all__ = ["ADAPTERS", "Adapter", "Dataset", "DatasetSpec", "synth", "write_dataset"]
 
@@ -22,6 +26,11 @@ Adapter = Callable[[Path, Path], list[str]]
 # name -> import(from_dir, to_dir) -> lines to print; the docstring says which files it expects.
 ADAPTERS: dict[str, Adapter] = {
     "kuairand": import_kuairand,
+    "xmrec": import_xmrec,
+    "aliccp": import_aliccp,
+    "edda_aliccp": import_edda_aliccp,
+    "edda_aliad": import_edda_aliad,
+    "open_bandit": import_open_bandit,
 }
 
 
