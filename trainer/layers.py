@@ -52,6 +52,7 @@ class FieldEmbedding(nn.Module):
     Categorical and binned numeric: a row of the field's table; sequence: the mean of its codes' rows, padding left out (the
     zero vector when empty); standardised numeric x: x w + b. Fields that name one `table` share it, so the ads of a user's
     history are the ads of the catalogue. All tables are one matrix and all scalar codes of a block one look-up.
+    per_domain: each domain has tables of its own, D slices of that matrix.
     """
 
     def __init__(
@@ -60,9 +61,11 @@ class FieldEmbedding(nn.Module):
         dim: int,
         blocks: Sequence[BlockName] = ("user", "context", "ad"),
         with_domain_token: bool = False,
+        per_domain: bool = False,
     ) -> None:
         super().__init__()
         self.dim = dim
+        self.per_domain = per_domain
         self.block_names = tuple(blocks)
         offsets: dict[str, int] = {}
         total = 0
@@ -71,9 +74,11 @@ class FieldEmbedding(nn.Module):
                 if field.matrix == "codes" and field.table not in offsets:
                     offsets[field.table] = total
                     total += field.cardinality
-        self.weight = nn.Parameter(torch.randn(total, dim) * EMBEDDING_STD)
+        self._total = total
+        copies = len(schema.domains) if per_domain else 1
+        self.weight = nn.Parameter(torch.randn(copies * total, dim) * EMBEDDING_STD)
         self.domain_weight = nn.Parameter(torch.randn(len(schema.domains), dim) * EMBEDDING_STD) if with_domain_token else None
-        self._block = nn.ModuleDict({name: _BlockTokens(schema.block(name), offsets, dim) for name in blocks})
+        self._block = nn.ModuleDict({name: _BlockTokens(schema.block(name), offsets, dim, copies) for name in blocks})
         self.names: list[str] = [field for name in blocks for field in self.block_fields(name)]
         if with_domain_token:
             self.names.append("domain")
@@ -89,12 +94,11 @@ class FieldEmbedding(nn.Module):
 
     def block_tokens(self, name: BlockName, codes_RI: Tensor, dense_RN: Tensor) -> Tensor:
         """tokens_RFE of one block alone, as a retrieval tower reads them."""
-        tokens: Tensor = self._block[name](self.weight, codes_RI, dense_RN)
-        return tokens
+        return self._tokens(name, codes_RI, dense_RN, torch.zeros(1, dtype=torch.int64, device=codes_RI.device))
 
     def forward(self, inputs: Inputs) -> Tensor:
-        rows = inputs.rows
-        parts = [self.block_tokens(name, *inputs.block(name)).expand(rows, -1, -1) for name in self.block_names]
+        rows, copy_R = inputs.rows, self._copy(inputs)
+        parts = [self._tokens(name, *inputs.block(name), copy_R).expand(rows, -1, -1) for name in self.block_names]
         if self.domain_weight is not None:
             parts.append(self.domain_weight[inputs.domain][:, None, :].expand(rows, -1, -1))
         return torch.cat(parts, dim=1)
@@ -104,8 +108,20 @@ class FieldEmbedding(nn.Module):
         needs no sparse gradients."""
         touched = torch.zeros(len(self.weight), dtype=torch.bool, device=self.weight.device)
         for name in self.block_names:
-            self._block[name].touch(touched, inputs.block(name)[0])  # type: ignore[operator]
+            self._block[name].touch(touched, inputs.block(name)[0], self._first(self._copy(inputs)))  # type: ignore[operator]
         return 0.5 * (self.weight.square().sum(dim=1) * touched).sum()
+
+    def _copy(self, inputs: Inputs) -> Tensor:
+        """Which copy of the tables each row reads."""
+        return inputs.domain if self.per_domain else torch.zeros_like(inputs.domain[:1])
+
+    def _first(self, copy_R: Tensor) -> Tensor:
+        """first_R1: where that copy begins."""
+        return (copy_R * self._total).to(torch.int32)[:, None]
+
+    def _tokens(self, name: BlockName, codes_RI: Tensor, dense_RN: Tensor, copy_R: Tensor) -> Tensor:
+        tokens: Tensor = self._block[name](self.weight, codes_RI, dense_RN, copy_R, self._first(copy_R))
+        return tokens
 
 
 class _BlockTokens(nn.Module):
@@ -115,7 +131,7 @@ class _BlockTokens(nn.Module):
     column_offsets: Tensor
     dense_columns: Tensor
 
-    def __init__(self, block: Block, offsets: dict[str, int], dim: int) -> None:
+    def __init__(self, block: Block, offsets: dict[str, int], dim: int, copies: int) -> None:
         super().__init__()
         scalars = [one for one in block.fields if one.matrix == "codes" and one.kind != "sequence"]
         sequences = [one for one in block.fields if one.kind == "sequence"]
@@ -128,30 +144,30 @@ class _BlockTokens(nn.Module):
         own = torch.tensor([offsets[one.table] for one in scalars], dtype=torch.int32)
         self.register_buffer("column_offsets", own, persistent=False)
         self.register_buffer("dense_columns", torch.tensor([one.start for one in numbers], dtype=torch.int64), persistent=False)
-        self.dense_weight = nn.Parameter(torch.randn(len(numbers), dim) * EMBEDDING_STD) if numbers else None
-        self.dense_bias = nn.Parameter(torch.zeros(len(numbers), dim)) if numbers else None
+        self.dense_weight = nn.Parameter(torch.randn(copies, len(numbers), dim) * EMBEDDING_STD) if numbers else None
+        self.dense_bias = nn.Parameter(torch.zeros(copies, len(numbers), dim)) if numbers else None
 
-    def forward(self, weight_VE: Tensor, codes_RI: Tensor, dense_RN: Tensor) -> Tensor:
+    def forward(self, weight_VE: Tensor, codes_RI: Tensor, dense_RN: Tensor, copy_R: Tensor, first_R1: Tensor) -> Tensor:
         parts = []
         if self._has_scalars:
-            parts.append(F.embedding(codes_RI[:, self.columns] + self.column_offsets, weight_VE))
+            parts.append(F.embedding(codes_RI[:, self.columns] + self.column_offsets + first_R1, weight_VE))
         for columns, offset in self._sequences:
             codes_RL = codes_RI[:, columns]
             kept_RL1 = (codes_RL != PAD).to(weight_VE.dtype)[:, :, None]
-            total_RE = (F.embedding(codes_RL + offset, weight_VE) * kept_RL1).sum(dim=1)
+            total_RE = (F.embedding(codes_RL + offset + first_R1, weight_VE) * kept_RL1).sum(dim=1)
             parts.append((total_RE / kept_RL1.sum(dim=1).clamp(min=1.0))[:, None, :])
         if self.dense_weight is not None and self.dense_bias is not None:
-            parts.append(dense_RN[:, self.dense_columns, None] * self.dense_weight + self.dense_bias)
+            parts.append(dense_RN[:, self.dense_columns, None] * self.dense_weight[copy_R] + self.dense_bias[copy_R])
         if not parts:
             return weight_VE.new_zeros((codes_RI.shape[0], 0, self.dim))
         return torch.cat(parts, dim=1)
 
-    def touch(self, touched_V: Tensor, codes_RI: Tensor) -> None:
+    def touch(self, touched_V: Tensor, codes_RI: Tensor, first_R1: Tensor) -> None:
         if self._has_scalars:
-            touched_V[(codes_RI[:, self.columns] + self.column_offsets).flatten()] = True
+            touched_V[(codes_RI[:, self.columns] + self.column_offsets + first_R1).flatten()] = True
         for columns, offset in self._sequences:
             codes_RL = codes_RI[:, columns]
-            touched_V[codes_RL[codes_RL != PAD] + offset] = True
+            touched_V[(codes_RL + offset + first_R1)[codes_RL != PAD]] = True
 
 
 class MLP(nn.Module):
