@@ -1,0 +1,151 @@
+"""Definitions in files and in Redis, with every change on record.
+
+`exp:definitions` is one hash {version, body, change}, written by one script on one key, so that it works on a cluster and
+two operators cannot overwrite each other. The record of a change lies in the same hash until it is in the `exp:audit`
+stream, whose entry id is the version: a writer that dies in between loses nothing, the next one files it, and twice is once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import redis
+import yaml
+
+from abtest.check import check, check_change
+from abtest.definitions import Definitions, parse, parse_object
+from contracts.errors import BadInput, WorkFailed
+from contracts.keys import EXPERIMENTS, EXPERIMENTS_AUDIT
+
+__all__ = [
+    "EXPERIMENTS", "Change", "Definitions", "ExperimentStore", "Snapshot", "VersionConflict",
+    "load_file", "parse", "parse_object", "snapshot",
+]  # fmt: skip
+
+Json = Any
+
+# KEYS[1] the hash; ARGV expected version, new version, body, change. Returns the version found when it is another one.
+_WRITE = """
+local found = redis.call('HGET', KEYS[1], 'version') or '0'
+if found ~= ARGV[1] then return found end
+redis.call('HSET', KEYS[1], 'version', ARGV[2], 'body', ARGV[3], 'change', ARGV[4])
+return false
+"""
+
+
+class VersionConflict(WorkFailed):
+    """Somebody else wrote first (HTTP 412)."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One version of the definitions; version 0 is none yet. The version is the ETag of the admin API."""
+
+    version: int = 0
+    definitions: Definitions = field(default_factory=Definitions)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One line of the audit. when: seconds since 1970, UTC; diff: {path: [before, after]}, null for absent."""
+
+    version: int
+    who: str
+    when: float
+    why: str
+    diff: dict[str, list[Json]]
+
+
+def load_file(path: Path) -> Definitions:
+    """YAML or JSON, checked. Raises BadInput naming file and field."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}", "give the path of a YAML or JSON file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}", "check the line it names") from None
+    try:
+        definitions = parse_object(raw)
+        check(definitions)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error.message}", error.hint) from None
+    return definitions
+
+
+def snapshot(fields: Mapping[bytes, bytes]) -> Snapshot:
+    """The reply of `HGETALL exp:definitions` (empty: version 0); pure, for a gateway that reads it asynchronously."""
+    if not fields:
+        return Snapshot()
+    return Snapshot(int(fields[b"version"]), parse(fields[b"body"]))
+
+
+class ExperimentStore:
+    """The definitions in Redis. The client must not decode responses."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+
+    def read(self) -> Snapshot:
+        return snapshot(self._fields())
+
+    def write(self, definitions: Definitions, *, who: str, expected_version: int, why: str = "") -> Snapshot:
+        """Store as version expected_version + 1. Raises VersionConflict when that is not what is stored now, BadInput
+        when the definitions are wrong or would move units between the arms of an experiment."""
+        check(definitions)
+        self._file_audit()
+        before = self.read()
+        if before.version == expected_version:  # else the script below refuses, by what it finds then
+            check_change(before.definitions, definitions)
+        after = Snapshot(expected_version + 1, definitions)
+        change = Change(after.version, who, time.time(), why, dict(_differences(before.definitions, definitions)))
+        record = json.dumps(asdict(change))
+        found = self._redis.eval(_WRITE, 1, EXPERIMENTS, expected_version, after.version, definitions.body(), record)
+        if found is not None:
+            stored = int(cast(bytes, found))
+            raise VersionConflict(f"definitions are at version {stored}, not {expected_version}", "read again and redo the change")
+        self._file_audit()
+        return after
+
+    def history(self, count: int = 100) -> list[Change]:
+        """Latest changes first."""
+        self._file_audit()
+        entries = cast(list[tuple[bytes, dict[bytes, bytes]]], self._redis.xrevrange(EXPERIMENTS_AUDIT, count=count))
+        return [Change(**json.loads(fields[b"change"])) for _, fields in entries]
+
+    def _fields(self) -> dict[bytes, bytes]:
+        return cast(dict[bytes, bytes], self._redis.hgetall(EXPERIMENTS))
+
+    def _file_audit(self) -> None:
+        """Copy the last change to the audit stream unless it is there. A write succeeds only on the version whose
+        record its writer has filed before, so the stream has no gaps."""
+        fields = self._fields()
+        if not fields:
+            return
+        try:
+            self._redis.xadd(EXPERIMENTS_AUDIT, {b"change": fields[b"change"]}, id=f"{int(fields[b'version'])}-0")
+        except redis.ResponseError as error:
+            if "equal or smaller" not in str(error):
+                raise
+
+
+def _differences(before: Definitions, after: Definitions) -> Iterator[tuple[str, list[Json]]]:
+    left, right = (dict(_leaves("", json.loads(one.body()))) for one in (before, after))
+    for path in sorted(left.keys() | right.keys()):
+        if left.get(path) != right.get(path):
+            yield path, [left.get(path), right.get(path)]
+
+
+def _leaves(path: str, value: Json) -> Iterator[tuple[str, Json]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(f"{path}.{key}" if path else str(key), inner)
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for index, inner in enumerate(value):
+            yield from _leaves(f"{path}.{index}", inner)
+    else:
+        yield path, value
