@@ -26,8 +26,15 @@ app.add_typer(data.app, name="data")
 app.add_typer(bundles.app, name="bundle")
 app.add_typer(experiments.app, name="ab")
 app.add_typer(serving.features_app, name="features")
-for command in (models.attribute, models.evaluate, models.nightly, serving.serve, serving.explain, serving.run):
-    app.command()(command)
+for command, example in (
+    (models.attribute, "mdrec attribute kuairand --plot sensitivity.png"),
+    (models.evaluate, "mdrec evaluate kuairand --recipe adi+dsfm --recipe rates --seeds 5 --json result.json"),
+    (models.nightly, "mdrec nightly --data kuairand --recipe adi+dsfm --recipe adi+shared_dnn"),
+    (serving.serve, "mdrec serve --workers 2"),
+    (serving.explain, "mdrec explain 3f1c"),
+    (serving.run, "mdrec run --port 8080"),
+):
+    app.command(epilog=f"Example: {example}")(command)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,0 +1,132 @@
+"""`mdrec ab`: define, ramp, stop and read experiments. Every write is versioned and on record."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deploy.home import events_directory, home
+
+if TYPE_CHECKING:
+    from abtest.definitions import Definitions
+    from abtest.experiments import ExperimentStore
+
+app = typer.Typer(help="Define, ramp, stop and read experiments.", no_args_is_help=True)
+Key = Annotated[str, typer.Argument(help="the experiment's key")]
+Why = Annotated[str, typer.Option(help="goes into the audit record")]
+
+
+@app.command(name="list", epilog="Example: mdrec ab list")
+def list_() -> None:
+    """Every experiment, its arms and how much traffic each has."""
+    from rich.console import Console
+    from rich.table import Table
+
+    with _store() as store:
+        now = store.read()
+    table = Table("experiment", "status", "arm", "recipe", "share")
+    for key, rule in now.definitions.experiments().items():
+        status = rule.status if rule.active else "paused"
+        for arm, value, (start, end) in zip(rule.arms, rule.variations, rule.spans(), strict=True):
+            recipe = value.get("recipe", "-") if isinstance(value, dict) else "-"
+            table.add_row(key, status, arm, recipe, f"{end - start:.1%}")
+    Console().print(table)
+    typer.echo(f"version {now.version}")
+
+
+@app.command(epilog="Example: mdrec ab show ranker")
+def show(key: Key) -> None:
+    """One experiment's definition, and the latest changes to all of them."""
+    with _store() as store:
+        rule, history = store.read().definitions.experiment(key), store.history(10)
+    typer.echo(rule.model_dump_json(exclude_unset=True, indent=2))
+    for change in history:
+        typer.echo(f"version {change.version} by {change.who}: {change.why or '-'} {json.dumps(change.diff)}")
+
+
+@app.command(epilog="Example: mdrec ab create experiments.yaml --why 'DSFM against the shared DNN'")
+def create(file: Annotated[Path, typer.Argument(help="YAML or JSON in GrowthBook's feature form")], why: Why = "") -> None:
+    """Load an experiments file: its features replace those of the same name, the others stay."""
+    from abtest.experiments import load_file
+
+    given = load_file(file)
+    _change(lambda now: now.model_copy(update={"features": {**now.features, **given.features}}), why)
+
+
+@app.command(epilog="Example: mdrec ab ramp ranker --coverage 0.5")
+def ramp(
+    key: Key,
+    coverage: Annotated[float | None, typer.Option(help="share of all units in the experiment")] = None,
+    share: Annotated[list[float] | None, typer.Option(help="share of all units, one for each arm in order")] = None,
+    why: Why = "",
+) -> None:
+    """Give an experiment more traffic; no unit changes arms."""
+    from abtest.ramp import ramp as ramped
+    from contracts.errors import BadInput
+
+    if coverage is None and not share:
+        raise BadInput("ramp needs --coverage or one --share per arm", "mdrec ab ramp --help")
+    _change(lambda now: ramped(now, key, coverage, share or None), why)
+
+
+@app.command(epilog="Example: mdrec ab pause ranker")
+def pause(key: Key, resume: Annotated[bool, typer.Option("--resume", help="bring it back")] = False, why: Why = "") -> None:
+    """Switch an experiment off at once: everybody gets the champion. --resume brings back the same arms."""
+    _change(lambda now: now.amend(key, active=resume), why)
+
+
+@app.command(epilog="Example: mdrec ab stop ranker")
+def stop(key: Key, why: Why = "") -> None:
+    """End an experiment. Its definition and its ledger stay."""
+    _change(lambda now: now.amend(key, status="stopped"), why)
+
+
+@app.command(epilog="Example: mdrec ab report ranker")
+def report(
+    key: Key,
+    json_out: Annotated[Path | None, typer.Option("--json", help="write the report as JSON")] = None,
+) -> None:
+    """Impressions, CTR and eCPM per arm and domain with intervals, and whether the split is sound."""
+    import redis
+    from rich.console import Console
+
+    from abtest import analyze
+    from abtest.experiments import ExperimentStore
+    from abtest.ledger import drain
+    from abtest.promote import decide
+    from contracts.files import write_bytes
+    from deploy.redis_local import redis_url
+
+    with redis_url(home()) as url, redis.Redis.from_url(url) as client:
+        drain(client, events_directory())
+        definitions = ExperimentStore(client).read().definitions
+    result = analyze.report(events_directory(), definitions, key)
+    if json_out:
+        write_bytes(json_out, analyze.to_json(result).encode())
+    Console().print(analyze.to_rich(result))
+    decision = decide(result)
+    typer.echo(f"{decision.verdict}: {'; '.join(decision.reasons)}")
+
+
+def _change(amend: Callable[[Definitions], Definitions], why: str) -> None:
+    with _store() as store:
+        now = store.read()
+        after = store.write(amend(now.definitions), who=getpass.getuser(), expected_version=now.version, why=why)
+    typer.echo(f"version {after.version}; running gateways follow at once")
+
+
+@contextmanager
+def _store() -> Iterator[ExperimentStore]:
+    import redis
+
+    from abtest.experiments import ExperimentStore
+    from deploy.redis_local import redis_url
+
+    with redis_url(home()) as url, redis.Redis.from_url(url) as client:
+        yield ExperimentStore(client)

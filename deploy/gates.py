@@ -1,0 +1,81 @@
+"""Conditions of publication: a bundle that fails one is not published, and yesterday's keeps serving.
+
+New metrics are compared with the live bundle's per domain, with a tolerance that grows where the domain is small: two
+standard errors of the difference, at least MIN_TOLERANCE.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from contracts.manifest import Gate
+
+MIN_TOLERANCE = 0.02  # AUC or recall; nights on unchanged data differ by less (seed to seed)
+MIN_ROWS = 100  # fewer held-out rows (or users) of a domain say nothing: reported, not judged
+MAX_DISAGREEMENT = 1e-4  # torch against ONNX Runtime, probability or embedding
+
+
+def judge(row: Mapping[str, Any], live: Mapping[str, Any] | None, support: Mapping[str, int]) -> list[Gate]:
+    """Gates on one evaluation row (as `evaluate --json` writes it). live: the live bundle's row, or None on the first
+    night. support: held-out positives by domain, which set the tolerance."""
+    gates: list[Gate] = []
+    for name, floor in (("auc", 0.5), ("recall@50", 0.0)):
+        new = _by_domain(row, name)
+        if not new:
+            continue
+        gates.append(_floor(name, new, floor, support))
+        gates += [
+            _against_live(name, domain, new.get(domain), value, support) for domain, value in _by_domain(live, name).items()
+        ]
+    return gates
+
+
+def agreement(differences: Mapping[str, float]) -> list[Gate]:
+    """Exported graphs give what torch gives."""
+    return [
+        Gate(name=f"agreement:{graph}", value=value, threshold=MAX_DISAGREEMENT, passed=value <= MAX_DISAGREEMENT)
+        for graph, value in sorted(differences.items())
+    ]
+
+
+def failures(gates: Iterable[Gate]) -> list[str]:
+    """One line per failed gate."""
+    return [
+        f"{gate.name}{f' in {gate.domain}' if gate.domain else ''}: {_number(gate.value)} against {_number(gate.threshold)}"
+        f"{f' ({gate.reason})' if gate.reason else ''}"
+        for gate in gates
+        if not gate.passed
+    ]
+
+
+def _floor(name: str, new: Mapping[str, float], floor: float, support: Mapping[str, int]) -> Gate:
+    """The mean over judged domains must beat knowing nothing."""
+    judged = [value for domain, value in new.items() if support.get(domain, 0) >= MIN_ROWS]
+    if not judged:
+        return Gate(
+            name=f"{name}:mean", value=None, threshold=floor, passed=True, reason=f"no domain has {MIN_ROWS} held-out positives"
+        )
+    mean = sum(judged) / len(judged)
+    return Gate(name=f"{name}:mean", value=mean, threshold=floor, passed=mean > floor)
+
+
+def _against_live(name: str, domain: str, new: float | None, live: float, support: Mapping[str, int]) -> Gate:
+    positives = support.get(domain, 0)
+    if new is None or positives < MIN_ROWS:
+        why = f"{positives} held-out positives, {MIN_ROWS} are needed to judge"
+        return Gate(name=name, domain=domain, value=new, threshold=None, passed=True, reason=why)
+    tolerance = max(MIN_TOLERANCE, 2.0 * math.sqrt(2.0 * 0.25 / positives))
+    return Gate(name=name, domain=domain, value=new, threshold=live - tolerance, passed=new >= live - tolerance)
+
+
+def _by_domain(row: Mapping[str, Any] | None, name: str) -> dict[str, float]:
+    if row is None:
+        return {}
+    found = row.get("auc", {}) if name == "auc" else row.get("recall", {}).get("50", {})
+    return dict(found.get("by_domain", {}))
+
+
+def _number(value: float | None) -> str:
+    return "not computed" if value is None else f"{value:.4g}"
