@@ -46,9 +46,7 @@ def import_aliccp(from_dir: Path, to_dir: Path) -> list[str]:
         newcomers = lines["test"].unique("user_id", keep="first", maintain_order=True).join(first, on="user_id", how="anti")
         users = [_users(commons["train"], first), _users(commons["test"], newcomers)]
         writer.add("users.parquet", pl.concat(users))
-        writer.add(
-            "ads.parquet", pl.concat([_ads(path) for path in skeletons.values()]).unique(_AD, keep="first", maintain_order=True)
-        )
+        writer.add("ads.parquet", _ads(list(skeletons.values())))
     return notes
 
 
@@ -101,5 +99,7 @@ def _users(path: Path, chosen: pl.DataFrame) -> pl.LazyFrame:
     return described.join(chosen.lazy(), on="common", how="inner", maintain_order="left").drop("common")
 
 
-def _ads(path: Path) -> pl.LazyFrame:
-    return _lines(path, _SKELETON).select(_field(_AD), *(_field(one) for one in _AD_FIELDS)).filter(pl.col(_AD).is_not_null())
+def _ads(paths: list[Path]) -> pl.LazyFrame:
+    """One row an ad. Its fields hardly ever differ between samples; the greatest value is taken, whatever the order of rows."""
+    seen = pl.concat([_lines(path, _SKELETON).select(_field(_AD), *(_field(one) for one in _AD_FIELDS)) for path in paths])
+    return seen.drop_nulls(_AD).group_by(_AD).agg(pl.max(*_AD_FIELDS)).sort(_AD)

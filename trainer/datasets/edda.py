@@ -28,7 +28,12 @@ def import_edda_aliad(from_dir: Path, to_dir: Path) -> list[str]:
 
 def _import(name: str, from_dir: Path, to_dir: Path) -> list[str]:
     spec = DatasetSpec(name=name, domain="domain", user_id="user_id", ad_id="item_id", positives_only=True)
-    files = {match[0]: path for path in find(from_dir, "d*_*") if (match := re.match(r"d\d+_(train|val|test)(?=\.)", path.name))}
+    files: dict[str, Path] = {}
+    for path in find(from_dir, "d*_*"):
+        if match := re.match(r"d\d+_(train|val|test)(?=\.)", path.name):
+            if match[0] in files:
+                raise BadInput(f"both {files[match[0]]} and {path} are there", "name the folder of one data set")
+            files[match[0]] = path
     if not any(one.endswith("_train") for one in files):
         raise BadInput(f"{from_dir} holds no d0_train.csv(.gz) or the like", "expected dN_train, dN_val and dN_test")
     notes = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -16,8 +17,11 @@ def find(directory: Path, *patterns: str) -> list[Path]:
     """Files whose name without its ending matches one of the glob patterns, at any depth, sorted."""
     if not directory.is_dir():
         raise BadInput(f"{directory} is no directory", "name the folder that holds the downloaded files")
-    found = {path for pattern in patterns for path in directory.rglob(pattern + ".*") if path.name.endswith(_ENDINGS)}
-    return sorted(found)
+    found = sorted({path for pattern in patterns for path in directory.rglob(pattern + ".*") if path.name.endswith(_ENDINGS)})
+    for one, other in pairwise(found):
+        if one.parent == other.parent and one.name.partition(".")[0] == other.name.partition(".")[0]:
+            raise BadInput(f"{directory} holds the same table twice: {one.name} and {other.name}", "leave one of them")
+    return found
 
 
 def find_one(directory: Path, *patterns: str) -> Path:
