@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contracts.schema import AD_ID, FeatureSchema
+from contracts.schema import AD_ID, UNKNOWN, USER_ID, FeatureSchema
 from trainer.adi_layers import ADAPTATIONS, Adaptation, FusedExperts, Fusion, NetworkMul, NormedMLP
 from trainer.layers import FieldEmbedding
 from trainer.sampling import Negatives, Positives, sampled_softmax
@@ -43,6 +43,7 @@ class ADIConfig:
     temperature: float = 0.1
     spread: float = 0.1
     embedding_l2: float = 1e-3
+    user_id_dropout: float = 0.5
     self_training_percent: float = 5.0
     self_training_step: float = 5.0
     batch_size: int = 1024
@@ -95,6 +96,7 @@ class ADI(TwoTower):
         nn.init.normal_(self.embedding.weight, std=config.spread)
         self.user_tower = Tower(len(user.fields), domains, config)
         self.ad_tower = Tower(len(ad.fields), domains, config)
+        self.user_id_column = next(field.start for field in user.fields if field.name == USER_ID)
         ad_id = next(field for field in ad.fields if field.name == AD_ID)
         self.ad_id_column = ad_id.start
         self.popularity = nn.Embedding(ad_id.cardinality * domains, 1) if config.popularity else None
@@ -119,6 +121,8 @@ class ADI(TwoTower):
         return loss + self.config.embedding_l2 * decay
 
     def _user(self, codes: Tensor, dense: Tensor, domain: int) -> tuple[Tensor, Tensor]:
+        if self.training:
+            codes = self._forget(codes)
         tokens_BFE = self.embedding.block_tokens("user", codes, dense)
         embedding_BE = self.user_tower(tokens_BFE, domain)
         if self.config.normalised:  # the temperature stands in one tower only, so that the product holds it once
@@ -126,6 +130,13 @@ class ADI(TwoTower):
         if self.popularity is not None:
             embedding_BE = torch.cat([embedding_BE, torch.ones_like(embedding_BE[:, :1])], dim=1)
         return embedding_BE, tokens_BFE
+
+    def _forget(self, codes: Tensor) -> Tensor:
+        """Rows whose user is taken for a stranger: the id cannot be learned by heart, and strangers are trained for."""
+        codes = codes.clone()
+        forgotten = torch.rand(len(codes), device=codes.device) < self.config.user_id_dropout
+        codes[forgotten, self.user_id_column] = UNKNOWN
+        return codes
 
     def _ad(self, codes: Tensor, dense: Tensor, domain: int) -> tuple[Tensor, Tensor]:
         tokens_BFE = self.embedding.block_tokens("ad", codes, dense)

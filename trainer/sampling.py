@@ -40,11 +40,12 @@ class Pairs(NamedTuple):
 
 
 class Positives(NamedTuple):
-    """B positives of one domain. user_codes: (B, Iu) int32, user_dense: (B, Nu) float32."""
+    """B positives of one domain. user_codes: (B, Iu) int32, user_dense: (B, Nu) float32, user_row: (B,) int64."""
 
     domain: int
     user_codes: Tensor
     user_dense: Tensor
+    user_row: Tensor
 
 
 class Negatives(NamedTuple):
@@ -144,7 +145,7 @@ class Sampler:
         ad_codes, ad_dense = self.tables.ad_block(ads, domain)
         user_codes, user_dense = self.tables.user_block(part.user_row, domain)
         user_codes = leave_one_out(self.tables.schema, user_codes, ad_codes[own, self.ad_id_column])
-        positives = Positives(domain, *_tensors(user_codes, user_dense))
+        positives = Positives(domain, *_tensors(user_codes, user_dense, part.user_row))
         return positives, Negatives(*_tensors(ad_codes, ad_dense, own, offset))
 
 
