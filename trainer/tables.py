@@ -150,7 +150,8 @@ class Tables:
 
     def user_sides(self, user_rows: Rows) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
         """codes (B, I), dense (B, N) of side user; domain_codes (B, D, Id), domain_dense (B, D, Nd) of side user_domain."""
-        return *(one[user_rows] for one in self._sides["user"]), *(one[user_rows] for one in self._sides["user_domain"])
+        (codes, dense), (domain_codes, domain_dense) = self._sides["user"], self._sides["user_domain"]
+        return codes[user_rows], dense[user_rows], domain_codes[user_rows], domain_dense[user_rows]
 
     def eligible(self, domain: int) -> NDArray[np.int32]:
         """Ad rows that may be shown: active in ad_domains.parquet where there is one, else seen there in training."""

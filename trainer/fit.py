@@ -1,0 +1,230 @@
+"""One plain training loop for every gradient model: seeded, checkpointed after each epoch, stopped early.
+
+What an epoch draws (row order, negatives, dropout) follows from (seed, epoch) alone, so a run killed at any moment and
+started again ends in the same bytes on the same machine with the same number of threads.
+
+Validation follows training in time (see Dataset.split_scans). Rankers stop on the mean per-domain AUC, retrievers on the mean
+per-domain Recall@50; without a validation split they run all their epochs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainer.batches import epoch_rows, with_negatives
+from trainer.checkpoint import WEIGHTS, Checkpoints, Position, load_weights, save_weights
+from trainer.layers import Ranker
+from trainer.progress import progress
+from trainer.sampling import Sampler
+from trainer.scoring import mean_auc, mean_recall
+from trainer.self_training import percent_of, pseudo_positives
+from trainer.tables import Tables
+from trainer.two_tower import TwoTower
+
+_RECALL_AT = 50
+_CATCH_UP = 1_000_000  # an epoch number no fit reaches: catch_up draws its own order
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """batch_rows: rows (positives, for retrievers and positives-only data) a step; patience: epochs without a better
+    validation metric before stopping; negatives: sampled ads per positive (rankers on positives-only data), or uniform ads a
+    step (retrievers); self_training_*: percent of pseudo-positives in epoch 1 and its growth per epoch, 0 = none."""
+
+    epochs: int = 10
+    batch_rows: int = 1024
+    learning_rate: float = 1e-3
+    patience: int = 2
+    negatives: int = 4
+    self_training_percent: float = 0.0
+    self_training_step: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """metrics: the validation metric after each epoch (None: not to be had); rows: events read, over all epochs; seconds:
+    training alone, without validation."""
+
+    epochs: int
+    best_epoch: int
+    metrics: list[float | None]
+    rows: int
+    seconds: float
+    parameters: int
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.rows / self.seconds if self.seconds > 0 else 0.0
+
+
+Step = tuple[Tensor, int]  # loss, rows read
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fit_ranker(model: Ranker, tables: Tables, settings: FitSettings, directory: Path) -> FitReport:
+    """Train in place, weights of the best epoch; they also stand in directory/weights.safetensors. Positives-only data get
+    sampled negatives (trainer/batches.py)."""
+    model.to(device())
+    model.prepare(tables)
+    return _fit(
+        model,
+        settings,
+        directory,
+        steps=_ranker_steps(tables, "train", settings),
+        losses=lambda epoch: _ranker_losses(model, tables, "train", settings, epoch),
+        measure=lambda: mean_auc(model, tables, "valid"),
+    )
+
+
+def fit_retriever(model: TwoTower, tables: Tables, settings: FitSettings, directory: Path) -> FitReport:
+    """As fit_ranker, on training positives against in-batch and uniform negatives. Counting models are counted."""
+    model.to(device())
+    if hasattr(model, "fit_counts"):
+        return _count(model, tables, directory)
+    sampler = Sampler(tables, settings.batch_rows, settings.negatives, settings.seed)
+    return _fit(
+        model,
+        settings,
+        directory,
+        steps=sum(-(-len(sampler.pairs.of(domain).ad_row) // settings.batch_rows) for domain in sampler.domains),
+        losses=lambda epoch: _retriever_losses(model, tables, sampler, settings, epoch),
+        measure=lambda: mean_recall(model, tables, "valid", _RECALL_AT),
+    )
+
+
+def catch_up(model: Ranker | TwoTower, tables: Tables, split: str, settings: FitSettings, directory: Path) -> None:
+    """One pass over a held-out split, so that the model that is published has seen the last days. Rewrites the weights."""
+    if hasattr(model, "fit_counts") or tables.split_size(split) == 0:
+        return
+    torch.manual_seed(settings.seed * _CATCH_UP + _CATCH_UP)
+    optimizer = torch.optim.Adam(model.parameter_groups(settings.learning_rate))
+    if isinstance(model, Ranker):
+        losses = _ranker_losses(model, tables, split, settings, _CATCH_UP)
+    else:
+        sampler = Sampler(_AsTraining(tables, split), settings.batch_rows, settings.negatives, settings.seed)  # type: ignore[arg-type]
+        losses = _retriever_losses(model, tables, sampler, replace(settings, self_training_percent=0.0), _CATCH_UP)
+    model.train()
+    for loss, _ in losses:
+        _descend(optimizer, loss)
+    model.eval()
+    save_weights(directory / WEIGHTS, model.state_dict())
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(one.numel() for one in model.parameters())
+
+
+def _fit(
+    model: Ranker | TwoTower,
+    settings: FitSettings,
+    directory: Path,
+    steps: int,
+    losses: Callable[[int], Iterator[Step]],
+    measure: Callable[[], float | None],
+) -> FitReport:
+    checkpoints = Checkpoints(directory)
+    optimizer = torch.optim.Adam(model.parameter_groups(settings.learning_rate))
+    position = checkpoints.load(model, optimizer, asdict(settings))
+    while not position.finished:
+        with progress(f"{type(model).__name__} epoch {position.epoch + 1}/{settings.epochs}", steps) as bar:
+            torch.manual_seed(settings.seed * _CATCH_UP + position.epoch)
+            model.train()
+            started = time.perf_counter()
+            for loss, rows in losses(position.epoch):
+                _descend(optimizer, loss)
+                position.rows += rows
+                bar.advance()
+            position.seconds += time.perf_counter() - started
+            model.eval()
+            position.metrics.append(measure())
+            _advance(position, settings)
+            checkpoints.save(model, optimizer, position)
+            shown = position.metrics[-1]
+            measured = "no validation" if shown is None else f"validation {shown:.4f}"
+            bar.say(
+                f"{type(model).__name__} epoch {position.epoch}/{settings.epochs}: {measured}, {position.seconds:.1f} s so far"
+            )
+    load_weights(model, checkpoints.best)
+    model.eval()
+    save_weights(directory / WEIGHTS, model.state_dict())
+    return FitReport(
+        position.epoch, position.best_epoch, position.metrics, position.rows, position.seconds, parameter_count(model)
+    )
+
+
+def _advance(position: Position, settings: FitSettings) -> None:
+    """One more epoch is done: is it the best, is it the last? Without a metric the latest is the best."""
+    position.epoch += 1
+    now = position.metrics[-1]
+    best = position.metrics[position.best_epoch - 1] if position.best_epoch else None
+    if now is None or best is None or now > best:
+        position.best_epoch = position.epoch
+    position.finished = position.epoch >= settings.epochs or position.epoch - position.best_epoch >= settings.patience
+
+
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def _ranker_losses(model: Ranker, tables: Tables, split: str, settings: FitSettings, epoch: int) -> Iterator[Step]:
+    rng = np.random.default_rng([settings.seed, epoch])
+    model.start_epoch()
+    for rows in epoch_rows(tables, split, settings.batch_rows, model.domain_pure, rng):
+        batch = tables.batch(split, rows)
+        if tables.positives_only:
+            batch = with_negatives(tables, batch, settings.negatives, rng)
+        yield model.training_loss(batch.to(device())), len(rows)
+
+
+def _ranker_steps(tables: Tables, split: str, settings: FitSettings) -> int:
+    return -(-tables.split_size(split) // settings.batch_rows)
+
+
+def _retriever_losses(model: TwoTower, tables: Tables, sampler: Sampler, settings: FitSettings, epoch: int) -> Iterator[Step]:
+    pseudo = None
+    percent = percent_of(epoch, 1, settings.self_training_percent, settings.self_training_step)
+    if settings.self_training_percent and percent:
+        pseudo = pseudo_positives(model, tables, sampler.pairs, percent)
+    where = device()
+    for positives, negatives in sampler.epoch(epoch, pseudo):
+        yield model.training_loss(_moved(positives, where), _moved(negatives, where)), len(positives.user_row)
+
+
+def _moved(parts: Any, where: torch.device) -> Any:
+    return type(parts)(*(part.to(where) if isinstance(part, Tensor) else part for part in parts))
+
+
+def _count(model: TwoTower, tables: Tables, directory: Path) -> FitReport:
+    started = time.perf_counter()
+    model.fit_counts(tables)  # type: ignore[operator]
+    model.eval()
+    save_weights(directory / WEIGHTS, model.state_dict())
+    rows = tables.split_size("train")
+    return FitReport(1, 1, [None], rows, time.perf_counter() - started, parameter_count(model))
+
+
+class _AsTraining:
+    """Tables whose training split is another one."""
+
+    def __init__(self, tables: Tables, split: str) -> None:
+        self._tables, self._split = tables, split
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._tables, name)
+
+    def column(self, split: str, name: str) -> object:
+        return self._tables.column(self._split if split == "train" else split, name)

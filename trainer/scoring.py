@@ -1,0 +1,139 @@
+"""What a model says about a split: a ranker's logits, a retriever's ranked lists over every ad of a domain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from contracts.errors import BadInput
+from trainer.batches import with_negatives
+from trainer.layers import Inputs, Ranker
+from trainer.metrics import auc, recall
+from trainer.tables import Batch, Tables
+from trainer.two_tower import TwoTower
+
+SCORE_ROWS = 8_192
+_LIST_USERS = 512
+_VALID_NEGATIVES = 20
+_VALID_SEED = 7
+Serve = Callable[[Batch], Inputs]
+
+
+class Scored(NamedTuple):
+    """logit, label, domain: (B,), in the order of the split (negatives after their positives, chunk by chunk)."""
+
+    logit: NDArray[np.float32]
+    label: NDArray[np.float32]
+    domain: NDArray[np.int64]
+
+
+@torch.no_grad()
+def score_split(model: Ranker, tables: Tables, split: str, serve: Serve | None = None) -> Scored:
+    """serve: what a server would hand the model (by default the model's own memory). Positives-only data are scored against
+    20 uniform negatives each, the same for every model."""
+    model.eval()
+    where = next(model.parameters()).device
+    serve = serve or model.serving_inputs
+    rng = np.random.default_rng(_VALID_SEED)
+    parts: list[tuple[Any, Any, Any]] = []
+    for start in range(0, tables.split_size(split), SCORE_ROWS):
+        batch = tables.batch(split, np.arange(start, min(start + SCORE_ROWS, tables.split_size(split))))
+        if tables.positives_only:
+            batch = with_negatives(tables, batch, _VALID_NEGATIVES, rng)
+        batch = batch.to(where)
+        parts.append((model(serve(batch)).cpu().numpy(), batch.label.cpu().numpy(), batch.inputs.domain.cpu().numpy()))
+    if not parts:
+        parts.append((np.empty(0, dtype=np.float32), np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64)))
+    logits, labels, numbers = zip(*parts, strict=True)
+    return Scored(np.concatenate(logits), np.concatenate(labels), np.concatenate(numbers))
+
+
+def mean_auc(model: Ranker, tables: Tables, split: str) -> float | None:
+    """Mean over the domains that have both classes; None when none has."""
+    scored = score_split(model, tables, split)
+    found = []
+    for domain in range(len(tables.domains)):
+        rows = scored.domain == domain
+        try:
+            found.append(auc(scored.label[rows], scored.logit[rows]))
+        except BadInput:
+            continue
+    return float(np.mean(found)) if found else None
+
+
+class Lists(NamedTuple):
+    """One domain's ranked lists. user_row: (U,); top: (U, K) ad rows, best first, -1 after the last; hit: (U, K) whether the ad
+    is one the user took; relevant: (U,) how many those are."""
+
+    user_row: NDArray[np.int64]
+    top: NDArray[np.int64]
+    hit: NDArray[np.bool_]
+    relevant: NDArray[np.int64]
+
+
+@torch.no_grad()
+def ranked_lists(model: TwoTower, tables: Tables, split: str, domain: int, depth: int) -> Lists | None:
+    """Every eligible ad of the domain ranked for every user with a positive there, training positives of (user, domain) masked
+    and not counted as relevant. None when nobody is left."""
+    truth = _positives(tables, split, domain)
+    known = _positives(tables, "train", domain)
+    truth = np.setdiff1d(truth, known)
+    if len(truth) == 0:
+        return None
+    ads = tables.eligible(domain).astype(np.int64)
+    total = len(tables.ads)
+    users, relevant = np.unique(truth // total, return_counts=True)
+    model.eval()
+    where = _device(model)
+    ad_AE = _embed(model.ad_embedding, tables.ad_block, ads, domain, where)
+    depth = min(depth, len(ads))
+    tops = []
+    for start in range(0, len(users), _LIST_USERS):
+        part = users[start : start + _LIST_USERS]
+        score_BA = _embed(model.user_embedding, tables.user_block, part, domain, where) @ ad_AE.T
+        low, high = np.searchsorted(known, [part[0] * total, (part[-1] + 1) * total])
+        pairs = known[low:high]
+        pairs = pairs[np.isin(pairs // total, part)]
+        column = np.searchsorted(ads, pairs % total)
+        inside = (column < len(ads)) & (ads[np.minimum(column, len(ads) - 1)] == pairs % total) if len(ads) else column < 0
+        rows, columns = np.searchsorted(part, pairs[inside] // total), column[inside]
+        score_BA[torch.from_numpy(rows), torch.from_numpy(columns)] = -torch.inf
+        best_BK, order_BK = torch.topk(score_BA, depth, dim=1)
+        tops.append(np.where(torch.isinf(best_BK).cpu().numpy(), -1, ads[order_BK.cpu().numpy()]))
+    top = np.concatenate(tops)
+    hit = np.isin(users[:, None] * total + top, truth) & (top >= 0)
+    return Lists(users, top, hit, relevant)
+
+
+def mean_recall(model: TwoTower, tables: Tables, split: str, k: int) -> float | None:
+    """Mean over the domains with positives; None when none has any."""
+    lists = (ranked_lists(model, tables, split, domain, k) for domain in range(len(tables.domains)))
+    found = [recall(one.hit, one.relevant, k) for one in lists if one is not None]
+    return float(np.mean(found)) if found else None
+
+
+def _positives(tables: Tables, split: str, domain: int) -> NDArray[np.int64]:
+    """Distinct positive pairs of a domain as user_row * ads + ad_row, sorted."""
+    rows = tables.domain_range(split, domain)
+    part = slice(rows.start, rows.stop)
+    kept = tables.column(split, "label")[part] > 0
+    user, ad = (tables.column(split, name)[part][kept].astype(np.int64) for name in ("user_row", "ad_row"))
+    return np.unique(user * len(tables.ads) + ad)
+
+
+def _embed(tower: Any, block: Any, rows: NDArray[np.int64], domain: int, where: torch.device) -> torch.Tensor:
+    parts = [tower(*(torch.from_numpy(one).to(where) for one in block(chunk, domain)), domain) for chunk in _chunks(rows)]
+    return torch.cat(parts)
+
+
+def _chunks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, max(1, len(rows)), SCORE_ROWS):
+        yield rows[start : start + SCORE_ROWS]
+
+
+def _device(model: TwoTower) -> torch.device:
+    return next((one.device for one in (*model.parameters(), *model.buffers())), torch.device("cpu"))
