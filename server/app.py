@@ -1,0 +1,117 @@
+"""The only file that wires: settings -> one worker's parts -> FastAPI application; and the command that starts workers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from server import admin, catalogue, errors, openapi, outcomes, recommend
+from server.edge import Edge
+from server.experiments import Experiments
+from server.exposures import ExposureLog
+from server.feedback import FeedbackLog
+from server.fold import Folder
+from server.gateway import Gateway
+from server.metrics import MULTIPROCESS, Metrics
+from server.permits import Permits
+from server.pipeline import Pipeline
+from server.redis_door import RowReader, connect
+from server.settings import Settings
+from server.swap import Registry
+
+# While a bundle loads in its thread, the loop waits up to this long for the interpreter lock after each call that let go
+# of it. Python's 5 ms would be several times a request's own time.
+_SWITCH_SECONDS = 0.0005
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """One worker. Its parts start with the application's lifespan and stop with it, exposures flushed."""
+    metrics = Metrics()
+    redis = connect(settings.redis_url, settings.redis_write_timeout_ms)
+    # Twice the budget: a reply that is late for one request still warms the connection for the next.
+    row_client = connect(settings.redis_url, 2 * settings.redis_timeout_ms)
+    rows = RowReader(row_client)
+    pipeline = Pipeline(rows, metrics, settings.redis_timeout_ms, settings.retrieve_k)
+    gateway = Gateway(
+        settings=settings,
+        metrics=metrics,
+        redis=redis,
+        registry=Registry(settings.home, settings.device, metrics, pipeline.rehearse),
+        pipeline=pipeline,
+        permits=Permits(
+            settings.max_concurrent, settings.max_queue, settings.queue_timeout_ms, settings.retry_after_seconds, metrics
+        ),
+        experiments=Experiments(redis, metrics),
+        exposures=ExposureLog(redis, metrics, settings.exposure_queue),
+        feedback=FeedbackLog(redis, metrics, settings.event_mark_seconds),
+        folder=Folder(redis, metrics),
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        gateway.background(rows.run(), "rows")
+        gateway.background(gateway.exposures.run(), "exposures")
+        await gateway.experiments.refresh()
+        await gateway.registry.refresh()
+        gateway.background(gateway.registry.run(settings.alias_poll_seconds), "swap")
+        gateway.background(gateway.experiments.run(settings.alias_poll_seconds), "experiments")
+        yield
+        await gateway.exposures.flush(settings.shutdown_flush_seconds)
+        await gateway.stop()
+        gateway.registry.close()
+        await redis.aclose()
+        await row_client.aclose()
+
+    app = FastAPI(
+        title="mdrec",
+        version="0.1.0",
+        description="Multi-domain ad recommendation: retrieve, rank, answer, log.",
+        lifespan=lifespan,
+    )
+    app.state.gateway = gateway
+    for part in (recommend, outcomes, catalogue, admin):
+        app.include_router(part.router(gateway))
+    errors.install(app)
+    openapi.install(app)
+    app.add_middleware(Edge, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    return app
+
+
+def worker() -> FastAPI:
+    """What uvicorn calls in each worker process: settings come from the environment."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return create_app(Settings())
+
+
+def serve(settings: Settings) -> None:
+    """Start the workers and stay until they stop."""
+    for name, value in settings.model_dump(exclude_none=True, exclude={"operator_token"}).items():
+        os.environ[f"MDREC_{name.upper()}"] = str(value)
+    if settings.operator_token is not None:
+        os.environ["MDREC_OPERATOR_TOKEN"] = settings.operator_token.get_secret_value()
+    if settings.workers > 1:
+        os.environ[MULTIPROCESS] = str(_empty(settings.home / "metrics"))
+    uvicorn.run(
+        "server.app:worker",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        access_log=False,
+        server_header=False,
+    )
+
+
+def _empty(directory: Path) -> Path:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    return directory

@@ -1,0 +1,136 @@
+"""After the answer: what was shown goes to the `events` stream, and what later feedback needs goes beside it.
+
+A bounded queue in memory and one writer. Redis gone means retry; a full queue drops the newest and counts it; a stopping
+worker writes what it holds. A batch whose reply was lost is written again: readers of the stream count by request_id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from contracts.events import ArmRecord, Exposure, ShownAd, to_stream
+from contracts.keys import EVENTS, request_record
+from server.api import DecisionRecord, RecommendAnswer
+from server.metrics import Metrics
+from server.redis_door import FAILURES, Client
+
+_log = logging.getLogger("mdrec.server")
+
+_BATCH = 256
+_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.05, 2.0
+
+
+@dataclass(slots=True)
+class Shown:
+    """One answer on its way to the stream. time: seconds since 1970; facts: what live fold-in will need, with their
+    life in seconds; record: a sampled decision record, with its life."""
+
+    answer: RecommendAnswer
+    time: float
+    user_id: str
+    recipe: str
+    context: Mapping[str, Any]
+    facts_seconds: int | None = None
+    record: tuple[DecisionRecord, int] | None = None
+
+
+class ShownFacts(msgspec.Struct):
+    """What an impression's fold-in needs of the request it belongs to. It shares the decision record's key and gives
+    way to one; `kind` tells them apart."""
+
+    bundle_id: str
+    user_id: str
+    domain: str
+    context: dict[str, Any]
+    kind: str = "facts"
+
+
+class ExposureLog:
+    def __init__(self, client: Client, metrics: Metrics, capacity: int) -> None:
+        self._client, self._metrics, self._capacity = client, metrics, capacity
+        self._queue: deque[Shown] = deque()
+        self._wake = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def put(self, shown: Shown) -> None:
+        """Never waits and never fails."""
+        if len(self._queue) >= self._capacity:
+            self._metrics.events.labels("exposure", shown.answer.domain, "dropped").inc()
+            return
+        self._queue.append(shown)
+        self._empty.clear()
+        self._wake.set()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        pause = _FIRST_RETRY_SECONDS
+        while True:
+            await self._wake.wait()
+            batch = [self._queue[at] for at in range(min(_BATCH, len(self._queue)))]
+            try:
+                await self._write(batch)
+            except FAILURES as error:
+                _log.warning("%d exposures wait for Redis: %s", len(self._queue), error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LAST_RETRY_SECONDS)
+                continue
+            pause = _FIRST_RETRY_SECONDS
+            for shown in batch:
+                self._queue.popleft()
+                self._metrics.events.labels("exposure", shown.answer.domain, "accepted").inc()
+            if not self._queue:
+                self._wake.clear()
+                self._empty.set()
+
+    async def flush(self, seconds: float) -> None:
+        """Wait until everything is written, at most so long; what is left then is dropped and counted."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            _log.error("%d exposures were not written before shutdown", len(self._queue))
+            for shown in self._queue:
+                self._metrics.events.labels("exposure", shown.answer.domain, "dropped").inc()
+
+    async def _write(self, batch: list[Shown]) -> None:
+        async with self._client.pipeline(transaction=False) as pipe:
+            for shown in batch:
+                pipe.xadd(EVENTS, to_stream(_exposure(shown)))  # type: ignore[arg-type]
+                key = request_record(shown.answer.request_id)
+                if shown.record is not None:
+                    record, seconds = shown.record
+                    pipe.set(key, msgspec.json.encode(record), ex=seconds)
+                elif shown.facts_seconds is not None:
+                    facts = ShownFacts(shown.answer.bundle_id, shown.user_id, shown.answer.domain, dict(shown.context))
+                    pipe.set(key, msgspec.json.encode(facts), ex=shown.facts_seconds, nx=True)
+            await pipe.execute()
+
+
+def _exposure(shown: Shown) -> Exposure:
+    answer = shown.answer
+    return Exposure(
+        request_id=answer.request_id,
+        time=shown.time,
+        user_id=shown.user_id,
+        domain=answer.domain,
+        bundle_id=answer.bundle_id,
+        recipe=shown.recipe,
+        arms=[ArmRecord(experiment=one.experiment, arm=one.arm, recipe=one.recipe) for one in answer.arms],
+        context=dict(shown.context),
+        ads=[
+            ShownAd(ad_id=one.ad_id, position=one.position, p_click=one.p_click, rank_score=one.rank_score, bid=one.bid)
+            for one in answer.ads
+        ],
+        degraded=answer.degraded,
+    )

@@ -1,0 +1,56 @@
+"""The parts of one worker, put together by app.py and shared by its routes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from server.experiments import Experiments
+from server.exposures import ExposureLog
+from server.feedback import FeedbackLog
+from server.fold import Folder
+from server.metrics import Metrics
+from server.permits import Permits
+from server.pipeline import Pipeline
+from server.redis_door import Client
+from server.settings import Settings
+from server.swap import Registry
+
+_log = logging.getLogger("mdrec.server")
+
+
+@dataclass
+class Gateway:
+    settings: Settings
+    metrics: Metrics
+    redis: Client
+    registry: Registry
+    pipeline: Pipeline
+    permits: Permits
+    experiments: Experiments
+    exposures: ExposureLog
+    feedback: FeedbackLog
+    folder: Folder
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def background(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run work after the answer. A task that fails is logged and counted, never lost."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    async def stop(self) -> None:
+        """Cancel what still runs and wait for it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("background task %s failed", task.get_name(), exc_info=task.exception())
+            self.metrics.background_errors.labels(task.get_name()).inc()

@@ -1,0 +1,55 @@
+"""ONNX graphs in the gateway: one intra-op thread and sequential execution each, so that parallelism comes from workers
+and never from thread pools that fight over cores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from contracts.errors import BundleError
+
+Feeds = Mapping[str, np.ndarray[Any, Any]]
+F32 = np.ndarray[Any, np.dtype[np.float32]]
+
+_PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+
+
+class Graph:
+    """One graph with one float32 output. Only the inputs that it declares are fed, whatever else is offered."""
+
+    def __init__(self, path: Path, inputs: Sequence[str], output: str, device: str) -> None:
+        """Raises BundleError when the file is no graph, or its inputs and output are not the manifest's."""
+        self.path = path
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(path.read_bytes(), options, providers=_PROVIDERS[device])
+        except FileNotFoundError:
+            raise BundleError(f"{path} is missing", "restore it or roll back to another bundle") from None
+        except Exception as error:  # onnxruntime raises a class of its own for each way to fail
+            raise BundleError(f"{path} is not a graph that ONNX Runtime loads: {error}", "rebuild the bundle") from error
+        self.inputs = [one.name for one in self._session.get_inputs()]
+        outputs = [one.name for one in self._session.get_outputs()]
+        if sorted(self.inputs) != sorted(inputs) or outputs != [output]:
+            raise BundleError(
+                f"{path} reads {self.inputs} and gives {outputs}, its manifest says {sorted(inputs)} and {[output]}",
+                "rebuild the bundle",
+            )
+        self._output = outputs
+
+    @property
+    def providers(self) -> list[str]:
+        """What the session really got, which may be less than was asked for."""
+        return list(self._session.get_providers())
+
+    def run(self, feeds: Feeds) -> F32:
+        answer: F32 = self._session.run(self._output, {name: feeds[name] for name in self.inputs})[0]
+        return answer

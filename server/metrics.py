@@ -1,0 +1,75 @@
+"""Prometheus names of the gateway, in base units, never with a user or an ad as label.
+
+With several workers prometheus_client keeps values in shared files (PROMETHEUS_MULTIPROC_DIR, set before import by the
+parent), so that percentiles and counts add up over workers whichever of them is scraped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
+
+_REQUEST_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.5)
+_STAGE_SECONDS = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 7.5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.25, 1.0)
+
+
+class Metrics:
+    """One instance an app; `text()` is what /metrics answers."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._observe: dict[tuple[str, str, str], Callable[[float], None]] = {}
+        self.http = Histogram(
+            "mdrec_http_request_duration_seconds",
+            "Time from the first byte of a request to the last of its answer.",
+            ["route", "status"],
+            buckets=_REQUEST_SECONDS,
+            registry=self._registry,
+        )
+        self._stage = Histogram(
+            "mdrec_stage_duration_seconds",
+            "Time of one stage of a request.",
+            ["stage", "domain", "recipe"],
+            buckets=_STAGE_SECONDS,
+            registry=self._registry,
+        )
+        self.dropped = self._counter("mdrec_candidates_dropped", "Candidates dropped by the filter.", "reason", "domain")
+        self.degraded = self._counter("mdrec_degraded", "Answers given from a lower rung.", "rung", "domain")
+        self.exposures = self._counter("mdrec_exposures", "Units that met an arm.", "experiment", "arm", "domain")
+        self.events = self._counter("mdrec_events", "Exposures and feedback by what became of them.", "type", "domain", "outcome")
+        self.shed = self._counter("mdrec_shed", "Requests turned away.", "reason")
+        self.refused = self._counter("mdrec_bundle_refused", "Bundles that failed verification and were not served.", "recipe")
+        self.background_errors = self._counter("mdrec_background_errors", "Failures of work after the answer.", "task")
+        self.bundle_info = self._gauge("mdrec_bundle_info", "1 for the bundle that serves a recipe.", "recipe", "bundle_id")
+        self.bundle_age = self._gauge("mdrec_bundle_age_seconds", "Age of the oldest bundle in service.")
+        self.queue_depth = Gauge(
+            "mdrec_queue_depth", "Requests waiting for a permit.", registry=self._registry, multiprocess_mode="livesum"
+        )
+
+    def stage(self, stage: str, domain: str, recipe: str, seconds: float) -> None:
+        """Label look-ups cost more than the observation, so the bound method is kept."""
+        key = (stage, domain, recipe)
+        observe = self._observe.get(key)
+        if observe is None:
+            observe = self._observe[key] = self._stage.labels(*key).observe
+        observe(seconds)
+
+    def text(self) -> bytes:
+        if MULTIPROCESS in os.environ:
+            shared = CollectorRegistry()
+            MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
+            return generate_latest(shared)
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, list(labels), registry=self._registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, list(labels), registry=self._registry, multiprocess_mode="livemax")

@@ -1,0 +1,205 @@
+"""One request through its stages, timed and budgeted from outside.
+
+Models run inline on the event loop: a request computes for one or two milliseconds, a hop to a thread and back costs a
+tenth of that and lets threads of one process fight over the interpreter lock. Parallelism comes from workers, one a
+core. What must not block the loop (bundle loading) has a thread of its own (swap.py).
+
+The ladder, each rung named in `degraded`:
+    recipe     the arm's recipe has no bundle here: the champion's answers
+    features   the user's row could not be read: the stranger's formula
+    popular    nothing retrieved: the domain's popular ads
+    rank       the ranker failed: retrieval order
+    deadline   the caller's time was up before ranking: retrieval order
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from contracts.errors import WorkFailed
+from contracts.keys import user_row
+from server import features, stages
+from server.bundle import Bundle, DomainModel
+from server.errors import Problem
+from server.metrics import Metrics
+from server.redis_door import RowReader, RowUnavailable
+from server.stages import Work
+
+_log = logging.getLogger("mdrec.server")
+
+_HYDRATE_SHARE = 0.5  # of the caller's remaining time: the rest must still fit retrieval
+
+
+@dataclass(slots=True)
+class Question:
+    """One request after parsing. deadline: perf_counter() seconds, infinite when the caller named none."""
+
+    user_id: str
+    domain: str
+    k: int
+    context: Mapping[str, Any]
+    excluded: Sequence[str] = ()
+    started: float = field(default_factory=perf_counter)
+    deadline: float = math.inf
+
+
+class Stopwatch:
+    """The outer runner's clock: `with watch("rank"):` adds to the request's timings and to the stage histogram."""
+
+    __slots__ = ("_domain", "_metrics", "_name", "_recipe", "_since", "started", "timings_ms")
+
+    def __init__(self, metrics: Metrics, domain: str, recipe: str, started: float) -> None:
+        self._metrics, self._domain, self._recipe, self.started = metrics, domain, recipe, started
+        self.timings_ms: dict[str, float] = {}
+
+    def __call__(self, stage: str) -> Stopwatch:
+        self._name = stage
+        return self
+
+    def __enter__(self) -> None:
+        self._since = perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        seconds = perf_counter() - self._since
+        self.timings_ms[self._name] = self.timings_ms.get(self._name, 0.0) + seconds * 1e3
+        self._metrics.stage(self._name, self._domain, self._recipe, seconds)
+
+    def total(self) -> dict[str, float]:
+        whole = (perf_counter() - self.started) * 1e3
+        return {**{name: round(value, 4) for name, value in self.timings_ms.items()}, "total": round(whole, 4)}
+
+
+class Pipeline:
+    """The stages, their budgets and their ladder."""
+
+    def __init__(self, rows: RowReader, metrics: Metrics, redis_timeout_ms: float, retrieve_k: int) -> None:
+        self._rows = rows
+        self._metrics = metrics
+        self._redis_seconds = redis_timeout_ms / 1000
+        self._retrieve_k = retrieve_k
+
+    async def recommend(self, bundle: Bundle, question: Question, retrieve_k: int | None = None) -> tuple[Work, Stopwatch]:
+        """Retrieve, rank and choose. Only bad input raises; everything else answers from a lower rung."""
+        domain = domain_of(bundle, question.domain)
+        work = Work(bundle, domain, question.user_id, question.context)
+        watch = Stopwatch(self._metrics, domain.name, bundle.recipe, question.started)
+        with watch("hydrate"):
+            await self._hydrate(work, question.deadline)
+        self._answer(work, watch, question, retrieve_k or self._retrieve_k)
+        self._count(work)
+        return work, watch
+
+    async def score(self, bundle: Bundle, question: Question, ad_ids: Sequence[str]) -> tuple[Work, Stopwatch]:
+        """Rank the known ones of the given ads, in the order given."""
+        domain = domain_of(bundle, question.domain)
+        work = Work(bundle, domain, question.user_id, question.context)
+        watch = Stopwatch(self._metrics, domain.name, bundle.recipe, question.started)
+        with watch("hydrate"):
+            await self._hydrate(work, question.deadline)
+        with watch("encode"):
+            stages.encode(work)
+        work.rows = stages.known_rows(domain, ad_ids)
+        work.retrieval_scores = np.full(len(work.rows), np.nan, dtype=np.float32)
+        with watch("rank"):
+            self._rank(work, question.deadline)
+            if work.p_click is None and len(work.rows):
+                stages.inner_products(work)
+                stages.keep_retrieval_order(work)
+        self._count(work)
+        return work, watch
+
+    def rehearse(self, bundle: Bundle) -> None:
+        """Answer once in every domain before a bundle takes traffic: sessions warm, and each domain can answer.
+        Raises WorkFailed naming the domain that cannot."""
+        for name, domain in bundle.domains.items():
+            work = Work(bundle, domain, "", {})
+            work.row = features.stranger(bundle, "")
+            stages.encode(work)
+            stages.retrieve(work, self._retrieve_k)
+            if not len(work.rows):
+                raise WorkFailed(f"domain {name!r} of {bundle.bundle_id} retrieves nothing", "rebuild the bundle")
+            if bundle.ranker is not None:
+                stages.rank(work)
+
+    async def _hydrate(self, work: Work, deadline: float) -> None:
+        budget = min(self._redis_seconds, max((deadline - perf_counter()) * _HYDRATE_SHARE, 0.0))
+        key = user_row(work.bundle.manifest.namespace, work.user_id)
+        try:
+            data = await self._rows.get(key, budget)
+            work.row = features.read_row(work.bundle, data) if data is not None else None
+        except RowUnavailable:
+            work.degraded.append("features")
+        except ValueError as error:  # bytes that are no row of this bundle
+            _log.error("user row under %r is unreadable: %s", key, error)
+            work.degraded.append("features")
+        if work.row is None:
+            work.row = features.stranger(work.bundle, work.user_id)
+
+    def _answer(self, work: Work, watch: Stopwatch, question: Question, retrieve_k: int) -> None:
+        count = max(retrieve_k, question.k)
+        excluded = stages.known_rows(work.domain, question.excluded)
+        with watch("encode"):
+            stages.encode(work)
+        with watch("retrieve"):
+            self._attempt(work, "popular", stages.retrieve, count)
+        with watch("filter"):
+            stages.filter_ads(work, excluded)
+        if len(work.rows) < min(question.k, len(work.domain.ads)) and "popular" not in work.degraded:
+            with watch("retrieve"):  # the filter took too many: search again among the eligible alone
+                self._attempt(work, "popular", stages.retrieve, count, stages.eligible_ads(work, excluded))
+        if not len(work.rows):
+            self._fall_to_popular(work, watch, excluded, count)
+        with watch("rank"):
+            self._rank(work, question.deadline)
+        with watch("select"):
+            stages.select(work, question.k)
+
+    def _fall_to_popular(self, work: Work, watch: Stopwatch, excluded: stages.Rows, count: int) -> None:
+        if "popular" not in work.degraded:
+            work.degraded.append("popular")
+        with watch("retrieve"):
+            stages.popular(work)
+        with watch("filter"):
+            stages.filter_ads(work, excluded)
+            work.rows, work.retrieval_scores = work.rows[:count], work.retrieval_scores[:count]
+
+    def _rank(self, work: Work, deadline: float) -> None:
+        stages.keep_retrieval_order(work)
+        if work.bundle.ranker is None or not len(work.rows):
+            return
+        if perf_counter() > deadline:
+            work.degraded.append("deadline")
+        else:
+            self._attempt(work, "rank", stages.rank)
+
+    def _attempt(self, work: Work, rung: str, stage: Any, *arguments: Any) -> None:
+        """Run a stage that has a rung below it. Whatever a model or an index raises, the request is still answered."""
+        try:
+            stage(work, *arguments)
+        except Exception:
+            _log.exception("%s failed in domain %r of %s", stage.__name__, work.domain.name, work.bundle.bundle_id)
+            work.degraded.append(rung)
+
+    def _count(self, work: Work) -> None:
+        for rung in work.degraded:
+            self._metrics.degraded.labels(rung, work.domain.name).inc()
+        for reason, (rows, _) in work.dropped.items():
+            self._metrics.dropped.labels(reason, work.domain.name).inc(len(rows))
+
+
+def domain_of(bundle: Bundle, name: str) -> DomainModel:
+    """Raises a 422 that names the known domains."""
+    domain = bundle.domains.get(name)
+    if domain is None:
+        known = list(bundle.domains)
+        detail = f"domain {name!r} is unknown; known: {', '.join(known)}"
+        raise Problem(422, "unknown-domain", detail, field="domain", known=known)
+    return domain

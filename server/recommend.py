@@ -1,0 +1,224 @@
+"""The two hot routes and their records: /v1/recommend, /v1/score, /v1/requests/{request_id}.
+
+Bodies are parsed by pydantic straight from bytes and answers written by msgspec: FastAPI's own parsing and validation of
+answers would cost more than the search does. The models still define OpenAPI (openapi.py).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from abtest.assign import Routing
+from contracts.keys import request_record
+from server import api
+from server.bundle import Bundle
+from server.errors import Problem, overloaded
+from server.exposures import Shown
+from server.gateway import Gateway
+from server.openapi import body_of, problems
+from server.pipeline import Question, Stopwatch, domain_of
+from server.redis_door import FAILURES, get
+from server.stages import Work
+
+JSON = "application/json"
+
+
+def router(gateway: Gateway) -> APIRouter:
+    routes = APIRouter(tags=["serving"])
+
+    @routes.post(
+        "/v1/recommend",
+        response_model=api.RecommendAnswer,
+        openapi_extra=body_of(api.RecommendRequest),
+        responses=problems(400, 413, 422, 503),
+    )
+    async def recommend(request: Request) -> Response:
+        """The best ads of one domain for one user."""
+        started = perf_counter()
+        asked = api.RecommendRequest.model_validate_json(await request.body())
+        async with gateway.permits:
+            bundle, routing, degraded = _route(gateway, asked.user_id, asked.domain, asked.context)
+            deadline = _deadline(started, asked.deadline_ms)
+            question = Question(asked.user_id, asked.domain, asked.k, asked.context, asked.exclude_ad_ids, started, deadline)
+            work, watch = await gateway.pipeline.recommend(bundle, question, _retrieve_k(routing))
+        answer = _answer(asked, work, watch, _arms(routing, bundle), degraded)
+        await _remember(gateway, asked, answer, work)
+        return Response(msgspec.json.encode(answer), media_type=JSON)
+
+    @routes.post(
+        "/v1/score",
+        response_model=api.ScoreAnswer,
+        openapi_extra=body_of(api.ScoreRequest),
+        responses=problems(400, 413, 422, 503),
+    )
+    async def score(request: Request) -> Response:
+        """What given ads are worth to one user in one domain, in the order asked."""
+        started = perf_counter()
+        asked = api.ScoreRequest.model_validate_json(await request.body())
+        async with gateway.permits:
+            bundle, routing, degraded = _route(gateway, asked.user_id, asked.domain, asked.context)
+            question = Question(
+                asked.user_id, asked.domain, len(asked.ad_ids), asked.context, (), started, _deadline(started, asked.deadline_ms)
+            )
+            work, watch = await gateway.pipeline.score(bundle, question, asked.ad_ids)
+        return Response(msgspec.json.encode(_scores(asked, work, watch, _arms(routing, bundle), degraded)), media_type=JSON)
+
+    @routes.get("/v1/requests/{request_id:path}", response_model=api.DecisionRecord, responses=problems(404, 503))
+    async def request_by_id(request_id: str) -> Response:
+        """The decision record of a request sent with `explain: true` (or sampled): every candidate, and where and why it left."""
+        try:
+            data = await get(gateway.redis, request_record(request_id))
+        except FAILURES as error:
+            detail = f"decision records are unreachable: {error}"
+            raise overloaded("redis-gone", detail, gateway.settings.retry_after_seconds) from None
+        if data is None or msgspec.json.decode(data).get("kind") == "facts":
+            detail = f"request {request_id!r} has no decision record; send `explain: true` to keep one"
+            raise Problem(404, "no-record", detail)
+        return Response(data, media_type=JSON)
+
+    return routes
+
+
+def _route(gateway: Gateway, user_id: str, domain: str, context: Mapping[str, Any]) -> tuple[Bundle, Routing, list[str]]:
+    """Assign, then pin: (the bundle that answers, the arms, rungs already taken)."""
+    routing = gateway.experiments.route(user_id, domain, context)
+    bundle, fell_back = gateway.registry.live.choose(routing.recipe, domain)
+    domain_of(bundle, domain)
+    if fell_back:
+        gateway.metrics.degraded.labels("recipe", domain).inc()
+    for one in routing.arms:
+        gateway.metrics.exposures.labels(one.experiment, one.arm, domain).inc()
+    return bundle, routing, ["recipe"] if fell_back else []
+
+
+def _retrieve_k(routing: Routing) -> int | None:
+    """An arm may change how many candidates the ranker sees."""
+    wanted = routing.params.get("retrieve_k")
+    return wanted if isinstance(wanted, int) and 1 <= wanted <= 10_000 else None
+
+
+def _arms(routing: Routing, bundle: Bundle) -> list[api.Arm]:
+    return [api.Arm(one.experiment, one.arm, one.recipe or bundle.recipe) for one in routing.arms]
+
+
+def _deadline(started: float, deadline_ms: float | None) -> float:
+    return math.inf if deadline_ms is None else started + deadline_ms / 1000
+
+
+def _answer(
+    asked: api.RecommendRequest, work: Work, watch: Stopwatch, arms: list[api.Arm], degraded: list[str]
+) -> api.RecommendAnswer:
+    chosen = work.chosen
+    rows = work.rows[chosen]
+    p_click = [None] * len(chosen) if work.p_click is None else work.p_click[chosen].tolist()
+    values = zip(
+        work.domain.ads.ids.take(rows),
+        p_click,
+        work.rank_scores[chosen].tolist(),
+        _finite(work.retrieval_scores[chosen].tolist()),
+        work.domain.ads.bid[rows].tolist(),
+        strict=True,
+    )
+    ads = [
+        api.RecommendedAd(ad_id, position, clicks, rank_score, retrieval_score, bid)
+        for position, (ad_id, clicks, rank_score, retrieval_score, bid) in enumerate(values)
+    ]
+    request_id = asked.request_id or uuid4().hex
+    return api.RecommendAnswer(
+        request_id, work.domain.name, work.bundle.bundle_id, arms, ads, degraded + work.degraded, watch.total()
+    )
+
+
+def _scores(asked: api.ScoreRequest, work: Work, watch: Stopwatch, arms: list[api.Arm], degraded: list[str]) -> api.ScoreAnswer:
+    found = work.domain.ads.ids.find(asked.ad_ids)
+    known = [ad_id for ad_id, row in zip(asked.ad_ids, found, strict=True) if row >= 0]
+    unknown = [ad_id for ad_id, row in zip(asked.ad_ids, found, strict=True) if row < 0]
+    p_click = [None] * len(known) if work.p_click is None else work.p_click.tolist()
+    scores = [api.ScoredAd(*values) for values in zip(known, p_click, work.rank_scores.tolist(), strict=True)]
+    request_id = asked.request_id or uuid4().hex
+    return api.ScoreAnswer(
+        request_id,
+        work.domain.name,
+        work.bundle.bundle_id,
+        arms,
+        scores,
+        list(dict.fromkeys(unknown)),
+        degraded + work.degraded,
+        watch.total(),
+    )
+
+
+async def _remember(gateway: Gateway, asked: api.RecommendRequest, answer: api.RecommendAnswer, work: Work) -> None:
+    """Queue the exposure. An explained request's record is written now, so that it can be read once the answer is there."""
+    settings = gateway.settings
+    now = time.time()
+    shown = Shown(answer, now, asked.user_id, work.bundle.recipe, asked.context)
+    if work.bundle.user_domain_encoder is not None:
+        shown.facts_seconds = settings.fold_seconds
+    if asked.explain:
+        record = msgspec.json.encode(_record(asked, answer, work, now))
+        try:
+            await gateway.redis.set(request_record(answer.request_id), record, ex=settings.record_seconds)
+        except FAILURES:
+            answer.degraded.append("record")
+            gateway.metrics.degraded.labels("record", answer.domain).inc()
+    elif settings.record_share and random.random() < settings.record_share:
+        shown.record = (_record(asked, answer, work, now), settings.record_seconds)
+    gateway.exposures.put(shown)
+
+
+def _record(asked: api.RecommendRequest, answer: api.RecommendAnswer, work: Work, now: float) -> api.DecisionRecord:
+    """Survivors of the filter in retrieval order, then what the filter dropped."""
+    ads = work.domain.ads
+    position = {int(at): place for place, at in enumerate(work.chosen)}
+    p_click = [None] * len(work.rows) if work.p_click is None else work.p_click.tolist()
+    scores = _finite(work.retrieval_scores.tolist())
+    candidates = [
+        api.CandidateRecord(
+            ad_id=ads.ids[int(row)],
+            retrieval_rank=at,
+            retrieval_score=scores[at],
+            p_click=p_click[at],
+            bid=float(ads.bid[row]),
+            rank_score=float(work.rank_scores[at]),
+            position=position.get(at),
+            left_at=None if at in position else "select",
+            reason=None if at in position else f"below the top {asked.k}",
+        )
+        for at, row in enumerate(work.rows)
+    ]
+    for reason, (rows, retrieval_scores) in work.dropped.items():
+        for row, score in zip(rows, _finite(retrieval_scores.tolist()), strict=True):
+            candidates.append(
+                api.CandidateRecord(
+                    ads.ids[int(row)], len(candidates), score, None, float(ads.bid[row]), None, None, "filter", reason
+                )
+            )
+    return api.DecisionRecord(
+        answer.request_id,
+        now,
+        asked.user_id,
+        answer.domain,
+        asked.k,
+        asked.context,
+        answer.bundle_id,
+        work.bundle.recipe,
+        answer.arms,
+        answer.degraded,
+        answer.timings_ms,
+        candidates,
+    )
+
+
+def _finite(scores: list[float]) -> list[float | None]:
+    return [None if score != score else score for score in scores]

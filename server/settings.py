@@ -1,0 +1,48 @@
+"""Every setting of the gateway: environment variables MDREC_*, read once, listed by `mdrec serve --help`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Units stand in names. Limits are those of the HTTP interface; a client that exceeds one is told which."""
+
+    model_config = SettingsConfigDict(env_prefix="MDREC_", frozen=True, extra="ignore")
+
+    home: Path = Field(default=Path(".mdrec"), description="where bundles, aliases and local Redis data live")
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
+    workers: int = Field(default=1, ge=1, le=256, description="gateway processes; one a core")
+    device: str = Field(default="cpu", pattern="^(cpu|cuda)$", description="where towers and ranker run")
+
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", description="Redis 7 or newer, or Valkey")
+    redis_timeout_ms: float = Field(default=20.0, gt=0, description="budget of the one user-row read of a request")
+    redis_write_timeout_ms: float = Field(default=1000.0, gt=0, description="time-out of writes: feedback, exposures, records")
+
+    alias_poll_seconds: float = Field(default=2.0, gt=0, description="how often aliases are looked at for a new bundle")
+    retrieve_k: int = Field(default=500, ge=1, le=10_000, description="candidates retrieved for the ranker")
+
+    max_concurrent: int = Field(default=64, ge=1, description="requests in work in one worker")
+    max_queue: int = Field(default=128, ge=0, description="requests that may wait for a permit in one worker")
+    queue_timeout_ms: float = Field(default=250.0, gt=0, description="how long a request waits for a permit before 503")
+    retry_after_seconds: int = Field(default=1, ge=1, description="Retry-After of a 503")
+
+    max_body_bytes: int = Field(default=1 << 20, ge=1024, description="larger bodies are answered 413")
+    max_events: int = Field(default=1000, ge=1, description="feedback events in one request")
+
+    exposure_queue: int = Field(
+        default=20_000, ge=1, description="exposures held in memory while Redis is away; more are dropped"
+    )
+    shutdown_flush_seconds: float = Field(default=5.0, gt=0, description="how long a stopping worker tries to write exposures")
+    event_mark_seconds: int = Field(default=7 * 86400, ge=60, description="how long a feedback event_id is remembered")
+    record_seconds: int = Field(default=86400, ge=60, description="how long a decision record is kept")
+    record_share: float = Field(default=0.0, ge=0, le=1, description="share of requests whose decision record is kept unasked")
+    fold_seconds: int = Field(
+        default=900, ge=1, description="how long after its answer an impression still folds into the user's row"
+    )
+
+    operator_token: SecretStr | None = Field(default=None, description="bearer token of /admin/v1; unset means no admin access")

@@ -1,0 +1,137 @@
+"""The stages of one request, one verb each, over one Work that they fill in turn:
+
+    hydrate -> encode -> retrieve -> filter -> rank -> select
+
+Stages know nothing of HTTP, time or metrics; the runner in pipeline.py times them and steps down the ladder when one
+fails. C candidates, A ads of the domain, E embedding dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from contracts.errors import WorkFailed
+from contracts.user_row import UserRow
+from server.bundle import Bundle, DomainModel
+from server.features import encode_context, served_vectors
+from server.inference import F32
+
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(slots=True)
+class Work:
+    """What one request knows so far. rows: (C,) surviving candidates in retrieval order; retrieval_scores: (C,), NaN
+    for ads of the popular list; p_click: (C,), None when nothing ranked; rank_scores: (C,); chosen: positions among the
+    candidates, best first; dropped: what the filter took out, by reason."""
+
+    bundle: Bundle
+    domain: DomainModel
+    user_id: str
+    context: Mapping[str, Any]
+    row: UserRow | None = None
+    feeds: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    rows: Rows = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    retrieval_scores: F32 = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    p_click: F32 | None = None
+    rank_scores: F32 = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    chosen: Rows = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    dropped: dict[str, tuple[Rows, F32]] = field(default_factory=dict)
+    degraded: list[str] = field(default_factory=list)
+
+
+def encode(work: Work) -> None:
+    """Everything of the request that models read, the ads aside."""
+    assert work.row is not None
+    user_codes, user_dense = work.row.block(work.domain.number)
+    context = encode_context(work.bundle, work.context)
+    work.feeds = {
+        "user_codes": user_codes,
+        "user_dense": user_dense,
+        "context_codes": context.codes,
+        "context_dense": context.dense,
+        "domain": np.array([work.domain.number], dtype=np.int64),
+    }
+    vectors = served_vectors(work.bundle, work.row)
+    if vectors is not None:
+        work.feeds["user_vectors"] = vectors
+
+
+def retrieve(work: Work, count: int, eligible: Bools | None = None) -> None:
+    """The domain's tower, then its index: the `count` ads of highest inner product."""
+    query_1E = work.domain.user_tower.run(work.feeds)
+    found = work.domain.index.search(query_1E, count, eligible)
+    real = found.rows[0] >= 0
+    work.rows, work.retrieval_scores = found.rows[0][real], found.scores[0][real]
+
+
+def popular(work: Work) -> None:
+    """The bundle's popular list of the domain, best first: the rung below retrieval."""
+    work.rows = np.asarray(work.domain.ads.popular, dtype=np.int64)
+    work.retrieval_scores = np.full(len(work.rows), np.nan, dtype=np.float32)
+
+
+def filter_ads(work: Work, excluded: Rows) -> None:
+    """Drop ads that may not be shown and remember which and why. excluded: rows that the caller named."""
+    active = work.domain.ads.active[work.rows]
+    _drop(work, "inactive", ~active)
+    if len(excluded) and len(work.rows):
+        _drop(work, "excluded", np.isin(work.rows, excluded))
+
+
+def eligible_ads(work: Work, excluded: Rows) -> Bools:
+    """(A,) the ads that a search may return at all."""
+    mask = np.array(work.domain.ads.active)
+    mask[excluded] = False
+    return mask
+
+
+def rank(work: Work) -> None:
+    """rank_score = p_click * bid. Raises WorkFailed when the ranker gives what is not a probability."""
+    ranker = work.bundle.ranker
+    assert ranker is not None
+    ads = work.domain.ads
+    p_click = ranker.run({**work.feeds, "ad_codes": ads.codes[work.rows], "ad_dense": ads.dense[work.rows]})
+    if p_click.shape != work.rows.shape or not np.isfinite(p_click).all():
+        raise WorkFailed(f"ranker of {work.bundle.bundle_id} gave {p_click.shape} values, some perhaps not finite")
+    work.p_click = p_click
+    work.rank_scores = p_click * ads.bid[work.rows]
+
+
+def keep_retrieval_order(work: Work) -> None:
+    """Without a ranker's answer the retrieval score is the rank score; popular ads have none and keep their order."""
+    work.p_click = None
+    work.rank_scores = np.nan_to_num(work.retrieval_scores, nan=0.0)
+
+
+def inner_products(work: Work) -> None:
+    """Retrieval scores of given rows: what search would have said of them."""
+    ads = work.domain.ads
+    query_1E = work.domain.user_tower.run(work.feeds)
+    ads_CE = work.domain.ad_tower.run({"ad_codes": ads.codes[work.rows], "ad_dense": ads.dense[work.rows]})
+    work.retrieval_scores = ads_CE @ query_1E[0]
+
+
+def select(work: Work, k: int) -> None:
+    """The k best by rank score; equal ones in retrieval order."""
+    work.chosen = np.argsort(-work.rank_scores, kind="stable")[:k]
+
+
+def known_rows(domain: DomainModel, ad_ids: Sequence[str]) -> Rows:
+    """Rows of those ads that the domain has."""
+    if not ad_ids:
+        return np.zeros(0, dtype=np.int64)
+    rows = domain.ads.ids.find(ad_ids)
+    return rows[rows >= 0]
+
+
+def _drop(work: Work, reason: str, mask: Bools) -> None:
+    if not mask.any():
+        return
+    work.dropped[reason] = (work.rows[mask], work.retrieval_scores[mask])
+    work.rows, work.retrieval_scores = work.rows[~mask], work.retrieval_scores[~mask]

@@ -1,0 +1,183 @@
+"""Which bundles are in service, and how the next ones take over.
+
+The aliases are looked at every few seconds. A changed alias loads its bundle aside in a thread: verify, replay, rehearse
+every domain. Only then one reference (`live`) is replaced. Requests that hold the older Live finish on it, and its
+bundles go when the last of them does; the bundle an alias left is kept loaded, so that rollback is one reference too.
+A bundle that fails is refused: the old one keeps serving and the reason stays visible until an alias moves on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from contracts.aliases import Alias, Aliases
+from contracts.errors import MdrecError
+from contracts.manifest import MANIFEST
+from server.bundle import Bundle
+from server.errors import Problem
+from server.metrics import Metrics
+
+_log = logging.getLogger("mdrec.server")
+
+RETRY_REFUSED_SECONDS = 30.0
+Stamp = tuple[tuple[str, int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Live:
+    """What serves now. bundles: by recipe; champion: the recipe that answers outside every experiment."""
+
+    bundles: Mapping[str, Bundle] = field(default_factory=dict)
+    champion: str | None = None
+
+    def choose(self, recipe: str | None, domain: str) -> tuple[Bundle, bool]:
+        """(bundle, fell back to the champion). Raises 503 when no champion is loaded."""
+        wanted = self.bundles.get(recipe) if recipe is not None else None
+        if wanted is not None and domain in wanted.domains:
+            return wanted, False
+        champion = self.bundles.get(self.champion) if self.champion is not None else None
+        if champion is None:
+            raise Problem(503, "no-bundle", "no bundle is in service yet", headers={"Retry-After": "5"})
+        return champion, recipe is not None and recipe != self.champion
+
+    def domain_names(self) -> set[str]:
+        return {name for bundle in self.bundles.values() for name in bundle.domains}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    bundle_id: str
+    reason: str
+    at: float
+
+
+class Registry:
+    """Owner of `live`. rehearse: raises when a bundle cannot answer in some domain."""
+
+    def __init__(self, home: Path, device: str, metrics: Metrics, rehearse: Callable[[Bundle], None]) -> None:
+        self.aliases = Aliases(home)
+        self.live = Live()
+        self.refused: dict[str, Refusal] = {}
+        self._home, self._device, self._metrics, self._rehearse = home, device, metrics, rehearse
+        self._stamp: Stamp | None = None
+        self._kept: dict[tuple[str, Stamp], Bundle] = {}
+        self._busy = asyncio.Lock()
+        # One thread for all loads: they follow one another, and threads that come and go would each keep a heap.
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="bundle-loader")
+
+    async def run(self, poll_seconds: float) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(poll_seconds)
+            try:
+                await self.refresh()
+            except (MdrecError, OSError, ValueError) as error:  # an alias file that is being repaired by hand, say
+                _log.error("aliases under %s are unreadable: %s", self._home, error)
+                self._metrics.background_errors.labels("swap").inc()
+
+    async def refresh(self) -> None:
+        """Bring `live` in line with the aliases, if they changed or a refused bundle is due for another try."""
+        async with self._busy:
+            stamp = self._look()
+            due = any(time.monotonic() - one.at > RETRY_REFUSED_SECONDS for one in self.refused.values())
+            if stamp == self._stamp and not due:
+                return
+            aliases = [alias for recipe in self.aliases.recipes() if (alias := self.aliases.get(recipe)) is not None]
+            champion = self.aliases.champion()
+            bundles: dict[str, Bundle] = {}
+            for alias in aliases:
+                serving = await self._bundle(alias)
+                if serving is not None:
+                    bundles[alias.recipe] = serving
+                self._publish(Live({**self._still(aliases), **bundles}, champion))
+            self._publish(Live(bundles, champion))
+            self.refused = {recipe: why for recipe, why in self.refused.items() if any(one.recipe == recipe for one in aliases)}
+            self._keep(aliases)
+            self._stamp = stamp
+
+    def problems(self) -> list[str]:
+        """Why not every domain of every live recipe can answer; empty when all can."""
+        recipes = self.aliases.recipes()
+        missing = [f"recipe {recipe!r} has no bundle in service" for recipe in recipes if recipe not in self.live.bundles]
+        if self.live.champion is None or self.live.champion not in self.live.bundles:
+            missing.append("no champion is in service")
+        return missing
+
+    def oldest_seconds(self) -> float:
+        """Age of the oldest bundle in service."""
+        return max((time.time() - bundle.created_at for bundle in self.live.bundles.values()), default=0.0)
+
+    def close(self) -> None:
+        self._loader.shutdown(wait=True, cancel_futures=True)
+
+    async def _bundle(self, alias: Alias) -> Bundle | None:
+        """The bundle that an alias names; when that is refused, the one that served before."""
+        key = (alias.bundle_id, self._manifest_stamp(alias.bundle_id))
+        serving = self.live.bundles.get(alias.recipe)
+        try:
+            bundle = self._kept.get(key) or await self._load_aside(alias.bundle_id)
+        except (MdrecError, OSError) as error:
+            _log.error("bundle %s of recipe %r is refused: %s", alias.bundle_id, alias.recipe, error)
+            self._metrics.refused.labels(alias.recipe).inc()
+            self.refused[alias.recipe] = Refusal(alias.bundle_id, str(error), time.monotonic())
+            return serving
+        self.refused.pop(alias.recipe, None)
+        self._kept[key] = bundle
+        return bundle
+
+    async def _load_aside(self, bundle_id: str) -> Bundle:
+        return await asyncio.get_running_loop().run_in_executor(self._loader, self._load, bundle_id)
+
+    def _load(self, bundle_id: str) -> Bundle:
+        started = time.monotonic()
+        bundle = Bundle(self.aliases.bundle_directory(bundle_id), self._device)
+        self._rehearse(bundle)
+        _log.info("bundle %s loaded and rehearsed in %.2f s", bundle_id, time.monotonic() - started)
+        return bundle
+
+    def _publish(self, live: Live) -> None:
+        """The swap: one reference."""
+        before, self.live = self.live, live
+        for recipe, bundle in before.bundles.items():
+            if live.bundles.get(recipe) is not bundle:
+                self._metrics.bundle_info.labels(recipe, bundle.bundle_id).set(0)
+        for recipe, bundle in live.bundles.items():
+            self._metrics.bundle_info.labels(recipe, bundle.bundle_id).set(1)
+        self._metrics.bundle_age.set(self.oldest_seconds())
+
+    def _still(self, aliases: list[Alias]) -> dict[str, Bundle]:
+        """What serves until the others are loaded."""
+        return {one.recipe: self.live.bundles[one.recipe] for one in aliases if one.recipe in self.live.bundles}
+
+    def _keep(self, aliases: list[Alias]) -> None:
+        """Let go of bundles that no alias serves or would roll back to."""
+        wanted = {name for alias in aliases for name in (alias.bundle_id, alias.previous)}
+        serving = set(self.live.bundles.values())
+        self._kept = {key: bundle for key, bundle in self._kept.items() if key[0] in wanted or bundle in serving}
+
+    def _look(self) -> Stamp:
+        """Changes whenever an alias, the champion, or the manifest of an aliased bundle does."""
+        files = sorted((self._home / "aliases").rglob("*.json"))
+        recipes = (self.aliases.get(recipe) for recipe in self.aliases.recipes())
+        manifests = [self.aliases.bundle_directory(alias.bundle_id) / MANIFEST for alias in recipes if alias is not None]
+        return _stamp([*files, *manifests])
+
+    def _manifest_stamp(self, bundle_id: str) -> Stamp:
+        return _stamp([self.aliases.bundle_directory(bundle_id) / MANIFEST])
+
+
+def _stamp(paths: list[Path]) -> Stamp:
+    found = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
+        found.append((str(path), status.st_ino, status.st_mtime_ns, status.st_size))
+    return tuple(found)
