@@ -36,7 +36,7 @@ KEYS: dict[Side, tuple[str, ...]] = {
     "ad_domain": ("ad_id", "domain"),
 }
 _UTC = pl.Datetime("us", "UTC")
-_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 
 class Dataset:
@@ -274,5 +274,6 @@ def _utc(spec: TimestampSpec, dtype: pl.DataType | None) -> pl.Expr:
         return aware.dt.convert_time_zone("UTC").cast(_UTC).alias("timestamp")
     if spec.unit is None:
         raise BadInput(f"timestamp column {spec.column!r} is {dtype} and has no unit", "write `unit: ms` (or s, us, ns)")
-    microseconds = column * 1_000_000 // _PER_SECOND[spec.unit] if spec.unit != "ns" else column // 1_000
+    number = column if dtype is not None and dtype.is_float() else column.cast(pl.Int64)
+    microseconds = number // 1_000 if spec.unit == "ns" else number * _MICROSECONDS[spec.unit]
     return microseconds.cast(pl.Int64).cast(pl.Datetime("us")).dt.replace_time_zone("UTC").alias("timestamp")

@@ -190,19 +190,19 @@ def _table_problems(
         if found[str(number)]:
             yield Problem(name, rule.what, rule.remedy, column, found[str(number)])
     if found.get("repeated"):
-        what = f"repeat a {' and '.join(keys)} that another row already has"
+        what = f"with {' and '.join(keys)} of another row"
         yield Problem(name, what, "keep one row each", ", ".join(keys), found["repeated"])
 
 
 def _one_sided(spec: DatasetSpec, domains: Sequence[DomainSummary]) -> Iterator[Problem]:
     rows, positives = sum(one.rows for one in domains), sum(one.positives for one in domains)
     if positives == 0:
-        yield Problem("events/*.parquet", "have label 1: there is nothing to learn", "is this the right column?", spec.label, 0)
+        yield Problem("events/*.parquet", "with label 1: there is nothing to learn", "is this the right column?", spec.label, 0)
     elif positives == rows and not spec.positives_only:
-        what = "all have label 1"
+        what = "with label 1, and none with 0"
         yield Problem("events/*.parquet", what, "write `positives_only: true` when only positives are logged", spec.label, rows)
     elif positives < rows and spec.positives_only:
-        what = "have label 0 in a dataset of positives only"
+        what = "with label 0 in a dataset of positives only"
         yield Problem("events/*.parquet", what, "take `positives_only` out of dataset.yaml", spec.label, rows - positives)
 
 

@@ -58,7 +58,7 @@ class World:
         logit = self.user_logit_UD[user, domain] + self.ad_logit_AD[ad, domain]
         logit = logit + self.drift_AD[ad, domain] * (np.asarray(day) / self.sizes.days - 0.5)
         logit = logit + self.affinity(user, ad, domain)
-        logit = logit + self.hour_H[hour] - _POSITION * np.log1p(position)
+        logit = logit + self.hour_H[hour] - _POSITION * np.log1p(np.asarray(position, dtype=np.float64))
         return np.asarray(1.0 / (1.0 + np.exp(-logit)))
 
     def affinity(self, user: Array, ad: Array, domain: Array) -> Array:

@@ -64,28 +64,28 @@ def content_rules(role: Role, name: str, dtype: pl.DataType, time: TimestampSpec
     column = pl.col(name)
     match role:
         case Role.ID:
-            yield Rule(column.is_null(), "are null", "drop those rows, or give them an id")
+            yield Rule(column.is_null(), "null", "drop those rows, or give them an id")
             if not dtype.is_integer():
                 size = column.cast(pl.String).str.len_bytes()
-                yield Rule(size == 0, "are empty strings", "drop those rows, or give them an id")
-                yield Rule(size > MAX_ID_BYTES, f"are longer than {MAX_ID_BYTES} bytes in UTF-8", "shorten or hash those ids")
+                yield Rule(size == 0, "empty", "drop those rows, or give them an id")
+                yield Rule(size > MAX_ID_BYTES, f"longer than {MAX_ID_BYTES} bytes in UTF-8", "shorten or hash those ids")
         case Role.LABEL:
             number = column.cast(pl.Float64)
             missing = column.is_null() | number.is_nan()
-            yield Rule(missing, "are null or NaN", "drop those rows, or label them 0")
-            yield Rule(~missing & (number != 0) & (number != 1), "are neither 0 nor 1", "write the label as 0 or 1")
+            yield Rule(missing, "null or NaN", "drop those rows, or label them 0")
+            yield Rule(~missing & (number != 0) & (number != 1), "neither 0 nor 1", "write the label as 0 or 1")
         case Role.TIME:
-            yield Rule(column.is_null(), "are null", "drop those rows, or take `timestamp` out of dataset.yaml")
+            yield Rule(column.is_null(), "null", "drop those rows, or take `timestamp` out of dataset.yaml")
             if dtype == pl.Datetime:
                 outside = (column.dt.year() < 1990) | (column.dt.year() > 2100)
             else:
                 scale = _PER_SECOND[time.unit] if time and time.unit else 1
                 outside = (column < _YEAR_1990 * scale) | (column > _YEAR_2100 * scale)
-            yield Rule(outside, "lie outside the years 1990 to 2100", "is the unit right?")
+            yield Rule(outside, "outside the years 1990 to 2100", "is the unit right?")
         case Role.NUMERIC if dtype.is_float():
-            yield Rule(column.is_infinite(), "are infinite", "write null when a value is unknown")
+            yield Rule(column.is_infinite(), "infinite", "write null when a value is unknown")
         case Role.BID:
             number = column.cast(pl.Float64)
             yield Rule(
-                number.is_nan() | number.is_infinite() | (number < 0), "are no price", "a bid is 0 or more; null means 1.0"
+                number.is_nan() | number.is_infinite() | (number < 0), "with no price", "a bid is 0 or more; null means 1.0"
             )
