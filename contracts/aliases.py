@@ -47,7 +47,7 @@ class Aliases:
 
     def move(self, recipe: str, bundle_id: str) -> Alias:
         """Point `recipe` at a complete bundle and remember the one it leaves. The first recipe becomes champion."""
-        if not (self._bundles / bundle_id / MANIFEST).is_file():
+        if bundle_id not in self.bundle_ids():
             known = ", ".join(self.bundle_ids()) or "none"
             raise BadInput(f"bundle {bundle_id!r} does not exist or is incomplete", f"complete bundles: {known}")
         now = self.get(recipe)

@@ -5,7 +5,6 @@ Both travel as one JSON field of the `events` stream and as rows of the Parquet 
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -79,4 +78,4 @@ def to_stream(event: Exposure | Feedback) -> dict[bytes, bytes]:
 
 def from_stream(fields: dict[bytes, bytes]) -> Exposure | Feedback:
     """Raises ValueError (pydantic) on anything that is not an event."""
-    return _EVENT.validate_python(json.loads(fields[STREAM_FIELD]))
+    return _EVENT.validate_json(fields.get(STREAM_FIELD, b""))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ _NPY_HEADER_BYTES = 128
 def aside(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync it and rename it to `path`, on failure remove it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         yield temporary
         _fsync(temporary)
@@ -65,7 +66,8 @@ def load_array(path: Path, mmap: bool = True) -> np.ndarray[Any, Any]:
         if mmap and path.stat().st_size > _NPY_HEADER_BYTES:  # an empty array cannot be mapped
             array: np.ndarray[Any, Any] = np.lib.format.open_memmap(path, mode="r")
             return array
-        return np.asarray(np.load(path, allow_pickle=False))
+        with path.open("rb") as file:  # not np.load, which also takes archives and calls an empty file EOFError
+            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
     except FileNotFoundError:
         raise BundleError(f"{path} is missing", "rebuild the directory that holds it") from None
     except (ValueError, OSError) as error:

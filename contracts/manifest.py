@@ -126,7 +126,7 @@ class Manifest(BaseModel):
 
     def publish(self, directory: Path) -> Manifest:
         """Digest every file under `directory`, then write the manifest: the bundle is complete from here on."""
-        paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
+        paths = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST)
         files = {
             path.relative_to(directory).as_posix(): FileEntry(sha256=sha256_file(path), bytes=path.stat().st_size)
             for path in paths
@@ -138,16 +138,16 @@ class Manifest(BaseModel):
     @classmethod
     def load(cls, directory: Path) -> Manifest:
         """Read without verifying. Raises BundleError naming file and field."""
+        body = read_json(directory / MANIFEST)
+        if isinstance(body, dict) and body.get("format") != FORMAT:  # before the fields, which another format may name otherwise
+            remedy = "rebuild the bundle with this version of mdrec"
+            raise BundleError(f"{directory / MANIFEST}: format {body.get('format')}, this version reads {FORMAT}", remedy)
         try:
-            manifest = cls.model_validate(read_json(directory / MANIFEST))
+            return cls.model_validate(body)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise BundleError(f"{directory / MANIFEST}: field {where!r}: {first['msg']}", "rebuild the bundle") from None
-        if manifest.format != FORMAT:
-            remedy = "rebuild the bundle with this version of mdrec"
-            raise BundleError(f"{directory / MANIFEST}: format {manifest.format}, this version reads {FORMAT}", remedy)
-        return manifest
 
     def verify(self, directory: Path) -> None:
         """Compare every file with its digest. Raises BundleError naming the first file that differs."""

@@ -166,6 +166,8 @@ class FeatureSchema:
         code_at = dense_at = 0
         for spec in self.of_side(side):
             values = columns.get(spec.name)
+            if values is not None and len(values) != n:
+                raise BadInput(f"feature {spec.name!r} has {len(values)} values for {n} rows")
             if _is_dense(spec):
                 if values is not None:
                     dense[:, dense_at] = self._standardise(spec, values)
@@ -249,6 +251,9 @@ def _code_width(spec: FeatureSpec) -> int:
 
 def _as_float(spec: FeatureSpec, values: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
     try:
-        return np.array([np.nan if one is None else one for one in values], dtype=np.float64)
+        numbers = np.array([np.nan if one is None else one for one in values], dtype=np.float64)
+        if numbers.ndim != 1:
+            raise ValueError("each value is a list")
+        return numbers
     except (TypeError, ValueError) as error:
         raise BadInput(f"feature {spec.name!r} is numeric: {error}", "send a number, or null when it is missing") from None

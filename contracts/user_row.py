@@ -21,6 +21,7 @@ I32 = np.ndarray[Any, np.dtype[np.int32]]
 _MAGIC = b"MDU1"
 _HEADER = struct.Struct("<4s8HI")
 _FLOAT16 = 1
+_LARGEST = 65504.0  # float16: beyond it a vector would come back infinite, and every score with it NaN
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class UserRow:
             header,
             _padded(kept.tobytes()),
             self.counts[kept].astype("<f4").tobytes(),
-            _padded(self.vectors[kept].astype("<f2").tobytes()),
+            _padded(self.vectors[kept].clip(-_LARGEST, _LARGEST).astype("<f2").tobytes()),
             self.codes.astype("<i4").tobytes(),
             self.domain_codes.astype("<i4").tobytes(),
             self.dense.astype("<f4").tobytes(),
@@ -91,6 +92,8 @@ class UserRow:
                 raise ValueError(f"user row cut short: {len(data)} bytes")
             parts.append(np.frombuffer(data, dtype=code, count=count, offset=at))
             at += size + (-size % 4)
+        if at != len(data):
+            raise ValueError(f"user row of {at} bytes has {len(data)}")
         kept, kept_counts, kept_vectors, codes, domain_codes, dense, domain_dense = parts
         if n_kept and int(kept.max()) >= n_domains:
             raise ValueError("user row names a domain beyond its own count")
