@@ -17,7 +17,7 @@ from indexer.policy import IndexSpec, choose
 from indexer.tower import embed, open_session
 
 _FACTORY = {"ivf_flat": "IVF{nlist},Flat", "ivf_sq8": "IVF{nlist},SQ8"}
-_TRAINING_ADS_PER_LIST = 64  # FAISS's 256 takes four times as long and gained no recall
+_TRAINING_ADS_PER_LIST = 64  # 100k ads: half the k-means time of FAISS's 256 for at most .003 of recall
 _ROUNDING = 1e-5  # relative: two summation orders of one float32 inner product
 _GATHERED_AT_ONCE = 1 << 22
 

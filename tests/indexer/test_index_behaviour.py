@@ -1,0 +1,237 @@
+"""What every index promises, on worlds whose answer numpy gives; then what is true of one of them only."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from index_world import MAKERS, MakeIndex, gpu, ivf
+
+from contracts.errors import BadInput
+from indexer.gpu import FaissGpuIndex, device_number, gpu_count
+from indexer.index import ExactIndex, FaissCpuIndex, Matrix
+
+
+def brute_force(vectors: Matrix, query: Matrix, k: int, eligible: np.ndarray | None = None) -> tuple[list[float], list[int]]:
+    """Plain Python over float64: [(score, row)] best first, ties by row."""
+    scores = vectors.astype(np.float64) @ query.astype(np.float64)
+    rows = [row for row in range(len(vectors)) if eligible is None or eligible[row]]
+    best = sorted(rows, key=lambda row: (-scores[row], row))[:k]
+    return [float(scores[row]) for row in best], best
+
+
+def test_finds_the_highest_inner_products_best_first(make_index: MakeIndex, vectors: Matrix, queries: Matrix) -> None:
+    found = make_index(vectors).search(queries, 25)
+    assert found.scores.shape == found.rows.shape == (9, 25)
+    assert (found.scores.dtype, found.rows.dtype) == (np.float32, np.int64)
+    for query, scores, rows in zip(queries, found.scores, found.rows, strict=True):
+        expected_scores, expected_rows = brute_force(vectors, query, 25)
+        assert rows.tolist() == expected_rows
+        np.testing.assert_allclose(scores, expected_scores, rtol=1e-5, atol=1e-5)
+
+
+def test_measures_inner_product_not_distance(make_index: MakeIndex) -> None:
+    vectors = np.array([[1.0, 0.0], [3.0, 3.0], [0.9, 0.1], [-5.0, 0.0]] * 16, dtype=np.float32)
+    found = make_index(vectors).search(np.array([[1.0, 0.0]], dtype=np.float32), 64)
+    assert set(found.rows[0, :16] % 4) == {1}, "the longest vector wins although [1, 0] is nearer and more aligned"
+    assert found.scores[0, 0] == 3.0
+    assert set(found.rows[0, -16:] % 4) == {3}
+
+
+@pytest.mark.parametrize("k", [300, 301, 5000])
+def test_more_than_there_is_gives_all_there_is(make_index: MakeIndex, vectors: Matrix, queries: Matrix, k: int) -> None:
+    found = make_index(vectors).search(queries, k)
+    assert found.rows.shape == (9, 300)
+    assert all(sorted(rows) == list(range(300)) for rows in found.rows.tolist())
+
+
+def test_only_eligible_ads_are_found_and_none_of_them_is_lost(make_index: MakeIndex, vectors: Matrix, queries: Matrix) -> None:
+    eligible = np.random.default_rng(3).random(300) < 0.4
+    found = make_index(vectors).search(queries, 20, eligible)
+    for query, rows in zip(queries, found.rows, strict=True):
+        assert rows.tolist() == brute_force(vectors, query, 20, eligible)[1]
+
+
+def test_fewer_eligible_than_asked_are_followed_by_padding(make_index: MakeIndex, vectors: Matrix, queries: Matrix) -> None:
+    eligible = np.zeros(300, dtype=bool)
+    eligible[[7, 100, 299]] = True
+    found = make_index(vectors).search(queries, 10, eligible)
+    assert [set(rows) for rows in found.rows[:, :3].tolist()] == [{7, 100, 299}] * 9
+    assert (found.rows[:, 3:] == -1).all() and np.isneginf(found.scores[:, 3:]).all()
+    assert np.isfinite(found.scores[:, :3]).all()
+
+
+def test_nothing_eligible_is_all_padding(make_index: MakeIndex, vectors: Matrix, queries: Matrix) -> None:
+    found = make_index(vectors).search(queries, 4, np.zeros(300, dtype=bool))
+    assert found.rows.tolist() == [[-1] * 4] * 9
+    assert np.isneginf(found.scores).all()
+
+
+def test_a_query_alone_equals_the_query_in_a_crowd(make_index: MakeIndex, vectors: Matrix, queries: Matrix) -> None:
+    index = make_index(vectors)
+    together = index.search(queries, 30)
+    for at, query in enumerate(queries):
+        alone = index.search(query[None], 30)
+        assert alone.rows[0].tolist() == together.rows[at].tolist()
+        np.testing.assert_allclose(alone.scores[0], together.scores[at], rtol=1e-5, atol=1e-6)
+
+
+def test_equal_scores_come_by_row(make_index: MakeIndex) -> None:
+    vectors = np.repeat(np.array([[2.0], [1.0], [3.0]], dtype=np.float32), 20, axis=0)
+    found = make_index(vectors).search(np.ones((1, 1), dtype=np.float32), 60)
+    assert found.rows[0].tolist() == [*range(40, 60), *range(20), *range(20, 40)]
+
+
+def test_no_query_is_no_answer(make_index: MakeIndex, vectors: Matrix) -> None:
+    assert make_index(vectors).search(np.empty((0, 12), dtype=np.float32), 5).rows.shape == (0, 5)
+
+
+def test_takes_float64_and_strided_queries(make_index: MakeIndex, vectors: Matrix, queries: Matrix) -> None:
+    index = make_index(vectors)
+    strided = np.asfortranarray(np.repeat(queries.astype(np.float64), 2, axis=0))[::2]
+    assert index.search(strided, 5).rows.tolist() == index.search(queries, 5).rows.tolist()
+
+
+@pytest.mark.parametrize(
+    ("query", "k", "eligible", "says"),
+    [
+        (np.zeros((1, 11), np.float32), 3, None, r"\(1, 11\).*\(B, 12\)"),
+        (np.zeros(12, np.float32), 3, None, r"\(12,\)"),
+        (np.full((1, 12), np.nan, np.float32), 3, None, "NaN"),
+        (np.full((1, 12), np.inf, np.float32), 3, None, "infinity"),
+        (np.zeros((1, 12), np.float32), 0, None, "k is 0"),
+        (np.zeros((1, 12), np.float32), 3, np.ones(299, bool), r"\(299,\).*\(300,\)"),
+        (np.zeros((1, 12), np.float32), 3, np.ones(300, np.int64), "int64"),
+    ],
+)
+def test_misfits_are_named(make_index: MakeIndex, vectors: Matrix, query: Matrix, k: int, eligible, says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        make_index(vectors).search(query, k, eligible)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+@pytest.mark.parametrize("kind", MAKERS)
+def test_equals_numpy_on_any_small_world(kind: str, data: st.DataObject) -> None:
+    """Small integers, so that scores are exact and ties are common: scores must be equal, and each row must own its score."""
+    n, width, k = data.draw(st.integers(1, 60)), data.draw(st.integers(1, 5)), data.draw(st.integers(1, 70))
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    vectors = random.integers(-3, 4, (n, width)).astype(np.float32)
+    query = random.integers(-3, 4, (2, width)).astype(np.float32)
+    eligible = random.random(n) < data.draw(st.sampled_from([0.1, 0.5, 1.0])) if data.draw(st.booleans()) else None
+    found = MAKERS[kind](vectors).search(query, k, eligible)
+    for at in range(2):
+        expected_scores, expected_rows = brute_force(vectors, query[at], k, eligible)
+        count = len(expected_rows)
+        rows, scores = found.rows[at], found.scores[at]
+        assert scores[:count].tolist() == expected_scores
+        assert len(set(rows[:count].tolist())) == count and (rows[count:] == -1).all()
+        assert (vectors[rows[:count]] @ query[at]).tolist() == expected_scores
+        assert eligible is None or eligible[rows[:count]].all()
+        if kind == "exact":
+            assert rows[:count].tolist() == expected_rows, "exact search breaks every tie by row"
+
+
+@pytest.fixture(scope="module")
+def narrow() -> FaissCpuIndex:
+    """5,000 ads in 64 lists, one visited."""
+    vectors = np.random.default_rng(4).standard_normal((5000, 16)).astype(np.float32)
+    return ivf(vectors, nlist=64, nprobe=1)
+
+
+def test_a_narrow_search_is_approximate_and_nprobe_widens_it(narrow: FaissCpuIndex) -> None:
+    queries = np.random.default_rng(5).standard_normal((50, 16)).astype(np.float32)
+    whole = narrow.with_nprobe(64).search(queries, 10).rows
+    overlap = [
+        np.mean([len({*a} & {*b}) for a, b in zip(narrow.with_nprobe(n).search(queries, 10).rows, whole, strict=True)])
+        for n in (1, 8, 64)
+    ]
+    assert overlap[0] < overlap[1] < overlap[2] == 10
+
+
+def test_short_lists_are_made_up_for(narrow: FaissCpuIndex) -> None:
+    """One list holds about 80 ads; 200 wanted, or 3 eligible ones scattered over all lists, are found all the same."""
+    query = np.random.default_rng(6).standard_normal((3, 16)).astype(np.float32)
+    assert (narrow.search(query, 200).rows >= 0).all()
+    eligible = np.zeros(5000, dtype=bool)
+    eligible[[1, 2500, 4999, 77]] = True
+    expected = narrow.with_nprobe(64).search(query, 3, eligible).rows
+    assert narrow.search(query, 3, eligible).rows.tolist() == expected.tolist()
+    assert (expected >= 0).all()
+
+
+def test_searches_of_different_nprobe_do_not_race(narrow: FaissCpuIndex) -> None:
+    queries = np.random.default_rng(7).standard_normal((40, 16)).astype(np.float32)
+    jobs = [(narrow.with_nprobe(nprobe), query[None]) for query in queries for nprobe in (1, 4, 64)] * 3
+    alone = [index.search(query, 10).rows.tolist() for index, query in jobs]
+    state = narrow.index.nprobe
+    with ThreadPoolExecutor(8) as pool:
+        crowd = list(pool.map(lambda job: job[0].search(job[1], 10).rows.tolist(), jobs))
+    assert crowd == alone
+    assert alone[0] != alone[2], "the jobs do differ"
+    assert narrow.index.nprobe == state, "nprobe is never written into the index"
+
+
+def test_exact_search_of_a_large_batch_in_blocks(vectors: Matrix, queries: Matrix, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = ExactIndex(vectors).search(queries, 12).rows.tolist()
+    monkeypatch.setattr("indexer.index._SCORES_AT_ONCE", 2 * len(vectors))
+    assert ExactIndex(vectors).search(queries, 12).rows.tolist() == expected
+
+
+@pytest.mark.parametrize("vectors", [np.empty((0, 4), np.float32), np.ones((3, 2)), np.ones(3, np.float32)])
+def test_exact_refuses_what_is_no_matrix_of_ads(vectors: Matrix) -> None:
+    with pytest.raises(BadInput, match="float32"):
+        ExactIndex(vectors)
+
+
+def test_faiss_indices_of_another_metric_or_without_ads_are_refused() -> None:
+    distance = faiss.IndexFlatL2(3)
+    distance.add(np.ones((2, 3), np.float32))
+    with pytest.raises(BadInput, match="inner products"):
+        FaissCpuIndex(distance, None)
+    with pytest.raises(BadInput, match="no ads"):
+        FaissCpuIndex(faiss.IndexFlatIP(3), None)
+
+
+@pytest.mark.skipif(gpu_count() > 0, reason="this machine has a GPU")
+def test_without_a_gpu_the_gpu_index_names_the_remedy(narrow: FaissCpuIndex) -> None:
+    with pytest.raises(BadInput, match=r"device cpu"):
+        FaissGpuIndex(narrow)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.01, 0.0005])
+def test_gpu_answers_as_cpu_under_any_mask(narrow: FaissCpuIndex, share: float) -> None:
+    queries = np.random.default_rng(8).standard_normal((20, 16)).astype(np.float32)
+    eligible = np.random.default_rng(9).random(5000) < share
+    for index in (narrow.with_nprobe(64), narrow.with_nprobe(8)):
+        expected, found = index.search(queries, 10, eligible), gpu(index).search(queries, 10, eligible)
+        finite = np.isfinite(expected.scores)
+        assert (np.isfinite(found.scores) == finite).all()
+        np.testing.assert_allclose(found.scores[finite], expected.scores[finite], rtol=1e-4, atol=1e-4)
+
+
+def test_gpu_hands_wide_answers_to_the_cpu(narrow: FaissCpuIndex) -> None:
+    """2,048 is all that a GPU selects: 3,000 come from the CPU, and the answer is the same."""
+    query = np.ones((1, 16), np.float32)
+    assert gpu(narrow).search(query, 3000).rows.tolist() == narrow.search(query, 3000).rows.tolist()
+
+
+def test_one_search_at_a_time_on_a_gpu(narrow: FaissCpuIndex) -> None:
+    """Two indices on one GPU share its scratch memory: the lock is the device's."""
+    indices = (gpu(narrow), gpu(narrow.with_nprobe(64)))
+    queries = np.random.default_rng(10).standard_normal((200, 1, 16)).astype(np.float32)
+    assert indices[0]._on is indices[1]._on
+    with ThreadPoolExecutor(8) as pool:
+        crowd = list(pool.map(lambda at: indices[at % 2].search(queries[at], 10).rows.tolist(), range(200)))
+    assert crowd == [indices[at % 2].search(queries[at], 10).rows.tolist() for at in range(200)]
+
+
+def test_device_names() -> None:
+    assert [device_number(name) for name in ("gpu", "gpu:0", "gpu:3")] == [0, 0, 3]
+    for wrong in ("cuda", "gpu:x", "gpu:-1", ""):
+        with pytest.raises(BadInput, match="use cpu"):
+            device_number(wrong)
