@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,12 +32,13 @@ def find_one(directory: Path, *patterns: str) -> Path:
     return found[0]
 
 
-def scan(path: Path, dtypes: Mapping[str, pl.DataType | type[pl.DataType]] | None = None) -> pl.LazyFrame:
-    """A table with a header. CSV columns are strings unless `dtypes` says otherwise, so no id is ever a float."""
+def scan(path: Path) -> pl.LazyFrame:
+    """A table with a header. CSV columns are strings, so no id is ever a float; TSV knows no quotes."""
     if path.suffix == ".parquet":
         return pl.scan_parquet(path)
-    separator = "\t" if ".tsv" in path.name else ","
-    return pl.scan_csv(path, separator=separator, infer_schema=False, schema_overrides=dtypes)
+    if ".tsv" in path.name:
+        return pl.scan_csv(path, separator="\t", quote_char=None, infer_schema=False)
+    return pl.scan_csv(path, infer_schema=False)
 
 
 def require_columns(path: Path, frame: pl.LazyFrame, needed: Sequence[str]) -> None:

@@ -72,7 +72,8 @@ def _pairs(path: Path) -> tuple[pl.DataFrame, int]:
 
 def _run(path: Path) -> pl.DataFrame:
     """user_id, item_id: list of the official candidates. The file has no header: user, tab, items joined by commas."""
-    rows = pl.read_csv(path, separator="\t", has_header=False, infer_schema=False, new_columns=["user_id", "item_id"])
+    names = ["user_id", "item_id"]
+    rows = pl.read_csv(path, separator="\t", quote_char=None, has_header=False, infer_schema=False, new_columns=names)
     return rows.with_columns(pl.col("item_id").str.split(","))
 
 
