@@ -161,4 +161,13 @@ VARIANTS: dict[str, Callable[[ADIConfig], ADIConfig]] = {
     "concat": _variant(fusion="concat"),
     "sum": _variant(fusion="sum"),
     "network_mul": _variant(fusion="network_mul"),
+    "no_dsbn": _variant(domain_batch_norm=False),
+    "normalised": _variant(normalised=True),
+    "unnormalised": _variant(normalised=False),
+    "experts_1": _variant(shared_experts=1),
+    "experts_3": _variant(shared_experts=3),
+    "experts_4": _variant(shared_experts=4),
+    "adi_max": _variant(shared_experts=3),
+    "no_residual": _variant(residual=False),
+    "no_popularity": _variant(popularity=False),
 }
