@@ -107,7 +107,7 @@ class ExperimentStore:
         found = self._redis.eval(_WRITE, 1, EXPERIMENTS, expected_version, after.version, definitions.body(), record)
         if found is not None:
             stored = int(cast(bytes, found))
-            raise VersionConflict(f"definitions are at version {stored}, not {expected_version}", "read again and redo the change")
+            raise VersionConflict(f"definitions are at version {stored}, not {expected_version}", "read again, redo the change")
         self._file_audit()
         return after
 

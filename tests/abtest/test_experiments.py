@@ -66,7 +66,7 @@ def test_a_wrong_definition_names_file_and_field(tmp_path: Path, rule: dict[str,
 def test_two_rules_may_not_share_an_experiment_key(tmp_path: Path) -> None:
     rule = {"key": "same", "variations": [1, 2]}
     (tmp_path / "x.json").write_text(json.dumps({"a": {"rules": [rule]}, "b": {"rules": [rule]}}))
-    with pytest.raises(BadInput, match="already defined by features.a"):
+    with pytest.raises(BadInput, match=r"already defined by features\.a"):
         load_file(tmp_path / "x.json")
 
 

@@ -1,0 +1,81 @@
+"""A report for people: Markdown for files and issues, a rich table for terminals. What has no number says why."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from abtest.analyze import METRICS, ArmReport, ExperimentReport, Slice, slices
+from abtest.stats import Estimate, NotComputable, SrmCheck
+
+_COLUMNS = ["domain", "arm", "units", "impressions", "clicks", "conversions", "revenue"]
+
+
+def to_markdown(report: ExperimentReport) -> str:
+    header = _header(report)
+    lines = [f"# Experiment {report.experiment}", "", *_notes(report), "", _row(header), _row(["---"] * len(header))]
+    lines += [_row([cell.replace("|", "\\|") for cell in cells]) for cells in _cells(report)]
+    return "\n".join(lines) + "\n"
+
+
+def to_table(report: ExperimentReport) -> Table:
+    table = Table(title=f"Experiment {report.experiment}", caption="\n".join(_notes(report)))
+    for index, name in enumerate(_header(report)):
+        table.add_column(name, justify="left" if index < 2 else "right")
+    for cells in _cells(report):
+        table.add_row(*map(Text, cells))  # Text: a domain called [red] is no markup
+    return table
+
+
+def _header(report: ExperimentReport) -> list[str]:
+    return [*_COLUMNS, *METRICS, *(f"{name} vs {report.control}" for name in METRICS), "SRM"]
+
+
+def _cells(report: ExperimentReport) -> list[list[str]]:
+    return [_arm_cells(domain, arm, part) for domain, part in slices(report) for arm in part.arms]
+
+
+def _arm_cells(domain: str, arm: ArmReport, part: Slice) -> list[str]:
+    first = arm is part.arms[0]
+    counts = [arm.units, arm.impressions, arm.clicks, arm.conversions]
+    return [
+        domain if first else "",
+        f"{arm.arm} ({arm.recipe})" if arm.recipe else arm.arm,
+        *(f"{count:,}" for count in counts),
+        f"{arm.revenue:,.2f}",
+        *(_value(arm.values[name]) for name in METRICS),
+        *("" if first else _lift(arm.lifts[name]) for name in METRICS),
+        _srm(part.srm) if first else "",
+    ]
+
+
+def _notes(report: ExperimentReport) -> list[str]:
+    join = report.join
+    notes = [
+        f"{report.confidence:.0%} intervals, users as units, control: {report.control}.",
+        f"Events: {join.joined_events:,} joined, {join.duplicate_events:,} duplicate, {join.orphan_events:,} without exposure, "
+        f"{join.late_events:,} late; answers: {join.exposures:,}, {join.duplicate_exposures:,} repeated.",
+    ]
+    if report.crossed_units:
+        notes.append(f"{report.crossed_units:,} users were seen in two arms and are left out.")
+    notes += [f"{units:,} users were in the arm {arm!r}, which is not defined." for arm, units in report.unknown_arms.items()]
+    check = report.overall.srm
+    if isinstance(check, SrmCheck) and check.broken:
+        notes.append(f"SAMPLE RATIO MISMATCH (p = {check.p_value:.2g}): do not use these numbers.")
+    return notes
+
+
+def _value(one: Estimate | NotComputable) -> str:
+    return f"({one.reason})" if isinstance(one, NotComputable) else f"{one.value:.4g} [{one.low:.4g}, {one.high:.4g}]"
+
+
+def _lift(one: Estimate | NotComputable) -> str:
+    return f"({one.reason})" if isinstance(one, NotComputable) else f"{one.value:+.1%} [{one.low:+.1%}, {one.high:+.1%}]"
+
+
+def _srm(one: SrmCheck | NotComputable) -> str:
+    return f"({one.reason})" if isinstance(one, NotComputable) else f"{'BROKEN' if one.broken else 'ok'}, p = {one.p_value:.3g}"
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
