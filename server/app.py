@@ -36,9 +36,7 @@ def create_app(settings: Settings) -> FastAPI:
     """One worker. Its parts start with the application's lifespan and stop with it, exposures flushed."""
     metrics = Metrics()
     redis = connect(settings.redis_url, settings.redis_write_timeout_ms)
-    # Twice the budget: a reply that is late for one request still warms the connection for the next.
-    row_client = connect(settings.redis_url, 2 * settings.redis_timeout_ms)
-    rows = RowReader(row_client)
+    rows = RowReader(settings.redis_url)
     pipeline = Pipeline(rows, metrics, settings.redis_timeout_ms, settings.retrieve_k)
     gateway = Gateway(
         settings=settings,
@@ -58,7 +56,6 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         sys.setswitchinterval(_SWITCH_SECONDS)
-        gateway.background(rows.run(), "rows")
         gateway.background(gateway.exposures.run(), "exposures")
         await gateway.experiments.refresh()
         await gateway.registry.refresh()
@@ -69,7 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
         await gateway.stop()
         gateway.registry.close()
         await redis.aclose()
-        await row_client.aclose()
+        rows.close()
 
     app = FastAPI(
         title="mdrec",

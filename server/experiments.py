@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from abtest.assign import Assigner, Routing
 from abtest.definitions import Definitions
@@ -41,7 +41,7 @@ class Experiments:
             version = await self._client.hget(EXPERIMENTS, "version")
             if int(version or 0) == self.version:
                 return
-            found = snapshot(await self._client.hgetall(EXPERIMENTS))
+            found = snapshot(cast(dict[bytes, bytes], await self._client.hgetall(EXPERIMENTS)))
         except (*FAILURES, BadInput, KeyError, ValueError) as error:
             _log.warning("experiment definitions are unreadable, version %d stays in force: %s", self.version, error)
             self._metrics.background_errors.labels("experiments").inc()

@@ -24,6 +24,7 @@ from server.redis_door import FAILURES, Client
 _log = logging.getLogger("mdrec.server")
 
 _BATCH = 256
+_GATHER_SECONDS = 0.01  # one write for several answers: a write of its own would cost each as much as its search
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.05, 2.0
 
 
@@ -77,6 +78,7 @@ class ExposureLog:
         pause = _FIRST_RETRY_SECONDS
         while True:
             await self._wake.wait()
+            await asyncio.sleep(_GATHER_SECONDS)
             batch = [self._queue[at] for at in range(min(_BATCH, len(self._queue)))]
             try:
                 await self._write(batch)
