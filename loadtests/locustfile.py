@@ -12,6 +12,7 @@ from collections import Counter
 from typing import Any
 
 from locust import FastHttpUser, constant, events, task
+from locust.env import Environment
 
 from loadtests.answers import feedback_problem, recommend_problem, score_problem
 from loadtests.traffic import Traffic, dataset_directory
@@ -75,9 +76,13 @@ def _judge(response: Any, problem_of: Any) -> dict[str, Any] | None:
     return dict(answer)
 
 
-def _say_which_rungs(**_: Any) -> None:
-    """Degraded answers are valid and cheap: a good latency made of them must not pass for a good latency."""
+def _sum_up(environment: Environment, **_: Any) -> None:
+    """Degraded answers are valid and cheap: a good latency made of them must not pass for a good latency. And no answer at
+    all is no success."""
     print("recommend answers by rung:", dict(RUNGS.most_common()), file=sys.stderr)
+    if not environment.stats.total.num_requests:
+        print("no request was answered", file=sys.stderr)
+        environment.process_exit_code = 1
 
 
-events.quitting.add_listener(_say_which_rungs)  # type: ignore[no-untyped-call]
+events.quitting.add_listener(_sum_up)  # type: ignore[no-untyped-call]

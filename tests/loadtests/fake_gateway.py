@@ -7,9 +7,10 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import yaml
@@ -35,19 +36,35 @@ def recommend_answer(domain: str = "feed", k: int = 3) -> dict[str, Any]:
     return {"request_id": "r1", "domain": domain, "bundle_id": "b1", "ads": ads, "degraded": []}
 
 
+@dataclass
+class Gateway:
+    """url; asked: requests by path; busy: set once `enough` requests have come."""
+
+    enough: int
+    url: str = ""
+    asked: Counter[str] = field(default_factory=Counter)
+    busy: threading.Event = field(default_factory=threading.Event)
+
+
 @contextmanager
-def gateway(broken: bool = False) -> Iterator[tuple[str, Counter[str]]]:
-    """(url, requests by path). broken: every recommend answers 200 without ads."""
-    asked: Counter[str] = Counter()
+def gateway(mode: Literal["right", "empty", "silent"] = "right", enough: int = 1) -> Iterator[Gateway]:
+    """empty: every recommend answers 200 without ads; silent: nothing is ever answered."""
+    found = Gateway(enough)
+    closing = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
-            asked[self.path] += 1
+            found.asked[self.path] += 1
+            if found.asked.total() >= found.enough:
+                found.busy.set()
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if self.path == "/v1/recommend":
-                answer = recommend_answer(body["domain"]) | ({"ads": []} if broken else {})
+            if mode == "silent":
+                closing.wait()
+            elif self.path == "/v1/recommend":
+                answer = recommend_answer(body["domain"]) | ({"ads": []} if mode == "empty" else {})
                 self._send(200, answer)
             elif self.path == "/v1/score":
                 scores = [{"ad_id": one, "p_click": 0.1, "rank_score": 0.1} for one in body["ad_ids"]]
@@ -69,8 +86,10 @@ def gateway(broken: bool = False) -> Iterator[tuple[str, Counter[str]]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    found.url = f"http://127.0.0.1:{server.server_port}"
     try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield found
     finally:
+        closing.set()
         server.shutdown()
         server.server_close()

@@ -1,43 +1,53 @@
-"""Locust itself, headless, in a process of its own, against a real HTTP server."""
+"""Locust itself, headless, in a process of its own, against a real HTTP server. A run ends when the server has seen enough."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from fake_gateway import gateway, write_dataset
+from fake_gateway import Gateway, gateway, write_dataset
 
 pytest.importorskip("locust")
 REPOSITORY = Path(__file__).parents[2]
+GIVE_UP_SECONDS = 120
 
 
-def _locust(url: str, dataset: Path, seconds: int) -> subprocess.CompletedProcess[str]:
+def _locust(server: Gateway, dataset: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "locust", "-f", "loadtests/locustfile.py", "--headless", "--json"]
-    command += ["--users", "2", "--spawn-rate", "2", "--run-time", f"{seconds}s", "--host", url]
+    command += ["--users", "2", "--spawn-rate", "2", "--host", server.url]
     environment = {**os.environ, "MDREC_LOAD_DATASET": str(dataset), "POLARS_MAX_THREADS": "1"}
-    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=pipe, stderr=pipe, text=True)
+    try:
+        assert server.busy.wait(GIVE_UP_SECONDS), "Locust sent too little"
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=GIVE_UP_SECONDS)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def test_right_answers_are_no_failures_and_every_task_ran(tmp_path: Path) -> None:
-    with gateway() as (url, asked):
-        done = _locust(url, write_dataset(tmp_path / "data"), seconds=2)
+    with gateway(enough=300) as server:
+        done = _locust(server, write_dataset(tmp_path / "data"))
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(done.stdout)}
-    assert set(rows) == set(asked) == {"/v1/recommend", "/v1/score", "/v1/feedback"}
+    assert set(rows) == set(server.asked) == {"/v1/recommend", "/v1/score", "/v1/feedback"}
     for path, row in rows.items():
         assert row["num_failures"] == 0
-        assert 0 < row["num_requests"] <= asked[path]
-    assert rows["/v1/recommend"]["num_requests"] > rows["/v1/feedback"]["num_requests"] > 0
+        assert 0 < row["num_requests"] <= server.asked[path]
+    assert rows["/v1/recommend"]["num_requests"] > rows["/v1/feedback"]["num_requests"]
     assert "{'full service': " in done.stderr
 
 
 def test_wrong_answers_fail_the_run(tmp_path: Path) -> None:
-    with gateway(broken=True) as (url, _):
-        done = _locust(url, write_dataset(tmp_path / "data"), seconds=1)
+    with gateway("empty", enough=100) as server:
+        done = _locust(server, write_dataset(tmp_path / "data"))
     assert done.returncode == 1
     rows = {row["name"]: row for row in json.loads(done.stdout)}
     recommend = rows["/v1/recommend"]
@@ -46,8 +56,16 @@ def test_wrong_answers_fail_the_run(tmp_path: Path) -> None:
     assert "/v1/feedback" not in rows  # there was nothing to report on
 
 
+def test_a_gateway_that_never_answers_fails_the_run(tmp_path: Path) -> None:
+    with gateway("silent") as server:
+        done = _locust(server, write_dataset(tmp_path / "data"))
+    assert done.returncode == 1
+    assert "no request was answered" in done.stderr
+
+
 def test_no_dataset_is_one_line_and_no_load(tmp_path: Path) -> None:
-    with gateway() as (url, asked):
-        done = _locust(url, tmp_path / "nowhere", seconds=1)
-    assert done.returncode != 0 and not asked
+    command = [sys.executable, "-m", "locust", "-f", "loadtests/locustfile.py", "--headless"]
+    environment = {**os.environ, "MDREC_LOAD_DATASET": str(tmp_path / "nowhere")}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
     assert "MDREC_LOAD_DATASET" in done.stderr and "Traceback" not in done.stderr

@@ -150,15 +150,15 @@ def test_the_command_writes_a_report_and_its_exit_code_follows_the_answers(
 ) -> None:
     dataset, out = write_dataset(tmp_path / "data"), tmp_path / "report.json"
     common = ["--rate", "100", "--seconds", "0.2", "--warmup", "0", "--dataset", str(dataset), "--json", str(out)]
-    with gateway() as (url, asked):
-        assert open_loop.main([*common, "--url", url]) == 0
-    assert asked == {"/v1/recommend": 20}
+    with gateway() as right:
+        assert open_loop.main([*common, "--url", right.url]) == 0
+    assert right.asked == {"/v1/recommend": 20}
     report = json.loads(out.read_text())
     assert (report["sent"], report["answered"], report["failures"]) == (20, 20, {})
     assert set(report["latency_ms"]) == {"p50", "p90", "p95", "p99", "p99.9", "p99.99", "max"}
     assert "20 sent, 20 right answers, 0 failures" in capsys.readouterr().out
-    with gateway(broken=True) as (url, _):
-        assert open_loop.main([*common, "--url", url]) == 1
+    with gateway("empty") as empty:
+        assert open_loop.main([*common, "--url", empty.url]) == 1
     assert json.loads(out.read_text())["failures"] == {"no ads": 20}
 
 
