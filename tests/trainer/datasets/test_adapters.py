@@ -106,6 +106,7 @@ def test_kuairand_official_files(tmp_path: Path, ending: str) -> None:
     assert events["domain"].to_list() == ["1", "14"]
     assert events["hour"].to_list() == ["12", "23"]
     assert events["timestamp"][0] == datetime(2022, 4, 25, 4, 5, tzinfo=UTC)
+    assert dataset.cutoff() == datetime(2022, 5, 7, 16, tzinfo=UTC)  # midnight in Beijing
     users = dataset.users()
     assert users is not None
     history = {row["user_id"]: row for row in users.collect().to_dicts()}
@@ -216,7 +217,15 @@ def features(*pairs: tuple[str, str]) -> str:
 
 
 def test_aliccp_official_files(tmp_path: Path) -> None:
-    user = (("121", "38"), ("122", "7"), ("109_14", "c1"), ("109_14", "c2"), ("1099", "no"), ("150_14", "n1"))
+    user = (
+        ("1121", "decoy"),
+        ("121", "38"),
+        ("122", "7"),
+        ("109_14", "c1"),
+        ("109_14", "c2"),
+        ("1109_14", "decoy"),
+        ("150_14", "n1"),
+    )
     put(
         tmp_path / "in" / "common_features_train.csv",
         f"h1,7,{features(('101', 'alice'), *user)}\nh2,2,{features(('101', 'alice'), ('121', '99'))}\n"
@@ -226,7 +235,7 @@ def test_aliccp_official_files(tmp_path: Path) -> None:
         tmp_path / "in" / "common_features_test.csv.gz",
         f"h4,2,{features(('101', 'alice'), ('121', '98'))}\nh5,1,{features(('101', 'new'))}\n",
     )
-    ad = (("205", "i1"), ("206", "c1"), ("207", "s1"), ("210", "n1"), ("210", "n2"), ("216", "b1"))
+    ad = (("9205", "decoy"), ("205", "i1"), ("206", "c1"), ("207", "s1"), ("210", "n1"), ("210", "n2"), ("216", "b1"))
     put(
         tmp_path / "in" / "sample_skeleton_train.csv",
         f"1,0,0,h1,8,{features(*ad, ('508', 'x'), ('301', '9351665'))}\n"

@@ -129,6 +129,14 @@ def test_lower_positions_are_clicked_less(rows: pl.DataFrame) -> None:
     assert rate[0] > 1.3 * rate[-1]
 
 
+def test_ads_drift_over_the_days() -> None:
+    world = World(Sizes(), seed=0)
+    ad = np.arange(200)
+    first, last = (world.click_probability(np.full(200, 7), ad, np.full(200, 1), day, 12, 0) for day in (0.0, 10.0))
+    change = np.log(last / (1 - last)) - np.log(first / (1 - first))
+    assert 0.4 < change.std() < 0.8 and abs(change.mean()) < 0.2
+
+
 def test_shown_ads_are_eligible_and_some_are_no_longer_active(demo: Path, rows: pl.DataFrame) -> None:
     assert rows["slot_format"].null_count() == 0
     assert 0.01 < (~rows["active"]).mean() < 0.15  # type: ignore[operator]
