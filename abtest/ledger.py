@@ -96,7 +96,7 @@ def training_rows(
     window: timedelta = WINDOW,
 ) -> pl.LazyFrame:
     """Canonical events: user_id, ad_id, domain (String), timestamp Datetime(us, UTC), label Float32 (1 clicked), bid
-    Float64, then the named context features as String, null where the request did not carry them. Raises BadInput for a
+    Float64, bundle_id (which answered), then the named context features as String, null where the request did not carry them. Raises BadInput for a
     feature name with a backslash, which a JSON path cannot express."""
     return joined(directory, since, until, window).select(
         "user_id",
@@ -105,6 +105,7 @@ def training_rows(
         pl.col("time").alias("timestamp"),
         pl.col("clicked").cast(pl.Float32).alias("label"),
         "bid",
+        "bundle_id",
         *(pl.col("context").str.json_path_match(_json_path(name)).alias(name) for name in context),
     )
 

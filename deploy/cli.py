@@ -30,11 +30,11 @@ for command, example in (
     (models.attribute, "mdrec attribute kuairand --plot sensitivity.png"),
     (models.evaluate, "mdrec evaluate kuairand --recipe adi+dsfm --recipe rates --seeds 5 --json result.json"),
     (models.nightly, "mdrec nightly --data kuairand --recipe adi+dsfm --recipe adi+shared_dnn"),
-    (serving.serve, "mdrec serve --workers 2"),
     (serving.explain, "mdrec explain 3f1c"),
     (serving.run, "mdrec run --port 8080"),
 ):
     app.command(epilog=f"Example: {example}")(command)
+app.command(epilog=serving.settings_help())(serving.serve)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -98,13 +98,13 @@ def report(
 
     from abtest import analyze
     from abtest.experiments import ExperimentStore
-    from abtest.ledger import drain
     from abtest.promote import decide
     from contracts.files import write_bytes
+    from deploy.close_day import drain
     from deploy.redis_local import redis_url
 
     with redis_url(home()) as url, redis.Redis.from_url(url) as client:
-        drain(client, events_directory())
+        drain(client, home())
         definitions = ExperimentStore(client).read().definitions
     result = analyze.report(events_directory(), definitions, key)
     if json_out:

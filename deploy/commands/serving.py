@@ -3,52 +3,44 @@
 from __future__ import annotations
 
 import json
-import os
-from contextlib import ExitStack
 from typing import Annotated
 
 import typer
 
 from contracts.errors import BadInput, WorkFailed
+from deploy.commands.ready import announce_when_ready
 from deploy.home import demo_dataset, home
 
 features_app = typer.Typer(help="Look into the feature store.", no_args_is_help=True)
 
 
 def serve(
-    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port to listen on")] = 8080,
-    workers: Annotated[int, typer.Option(help="worker processes; one per core is right", min=1)] = 1,
+    host: Annotated[str | None, typer.Option(help="address to listen on  [MDREC_HOST, 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="port to listen on  [MDREC_PORT, 8080]")] = None,
+    workers: Annotated[int | None, typer.Option(help="processes; one a core  [MDREC_WORKERS, 1]", min=1)] = None,
 ) -> None:
-    """Serve the live bundles over HTTP until Ctrl-C. Every setting is an MDREC_* environment variable (listed below)."""
+    """Serve the live bundles over HTTP until Ctrl-C."""
     from contracts.aliases import Aliases
+    from deploy.redis_local import redis_url
 
     if not Aliases(home()).recipes():
         raise BadInput(f"no bundle is live under {home()}", "run `mdrec nightly --data DIR` first")
-    from deploy.redis_local import redis_url
-    from server.app import serve as serve_gateway
-
     with redis_url(home()) as url:
-        os.environ["MDREC_REDIS_URL"] = url  # workers are processes of their own and read the environment
-        os.environ["MDREC_HOME"] = str(home())
-        serve_gateway(host=host, port=port, workers=workers)
+        _serve(url, host=host, port=port, workers=workers)
 
 
 def run(
     port: Annotated[int, typer.Option(help="port to listen on")] = 8080,
-    workers: Annotated[int, typer.Option(help="worker processes", min=1)] = 1,
+    workers: Annotated[int, typer.Option(help="processes; one a core", min=1)] = 1,
 ) -> None:
     """Everything, from nothing: demo data, one night, the gateway. A second start reuses what is there."""
     from contracts.aliases import Aliases
     from deploy.redis_local import redis_url
 
-    with ExitStack() as stack:
-        url = stack.enter_context(redis_url(home()))
-        os.environ["MDREC_REDIS_URL"] = url
-        os.environ["MDREC_HOME"] = str(home())
+    with redis_url(home()) as url:
         if not Aliases(home()).recipes():
             _first_night(url)
-        _serve(port, workers)
+        _serve(url, host=None, port=port, workers=workers)
 
 
 def explain(request_id: Annotated[str, typer.Argument(help="request_id of an answer asked with explain: true")]) -> None:
@@ -99,6 +91,15 @@ def show(user_id: str) -> None:
             typer.echo(json.dumps(body))
 
 
+def settings_help() -> str:
+    """One line a setting of the gateway, for `mdrec serve --help`."""
+    from server.settings import Settings
+
+    fields = Settings.model_fields.items()
+    lines = [f"MDREC_{name.upper()}  {one.description} (default {one.default})" for name, one in fields]
+    return "Example: mdrec serve --workers 2\n\nSettings, all from the environment:\n\n" + "\n\n".join(lines)
+
+
 def _first_night(url: str) -> None:
     from deploy.nightly import nightly
     from trainer import datasets
@@ -106,10 +107,17 @@ def _first_night(url: str) -> None:
     data = demo_dataset()
     if not (data / "dataset.yaml").exists():
         datasets.synth("demo", data, seed=0)
-    nightly(data, recipes=(), home=home(), redis_url=url)
+    night = nightly(data, recipes=(), home=home(), redis_url=url)
+    if night.failed:
+        raise WorkFailed(night.summary(), "the step's own message is above")
 
 
-def _serve(port: int, workers: int) -> None:
+def _serve(url: str, **given: str | int | None) -> None:
     from server.app import serve as serve_gateway
+    from server.settings import Settings
 
-    serve_gateway(host="127.0.0.1", port=port, workers=workers)
+    settings = Settings(
+        **{"home": home(), "redis_url": url, **{name: value for name, value in given.items() if value is not None}}
+    )
+    announce_when_ready(settings.host, settings.port)
+    serve_gateway(settings)

@@ -1,0 +1,96 @@
+"""The two halves of a recipe, trained once a night each, however many recipes share them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deploy.steps import Steps
+from trainer.checkpoint import WEIGHTS
+from trainer.fit import catch_up
+from trainer.recipes import ranker_plan
+from trainer.tables import Tables
+from trainer.train import (
+    TrainedRanker,
+    TrainedRetriever,
+    load_ranker,
+    load_retriever,
+    sensitivity,
+    train_ranker,
+    train_retriever,
+)
+
+HELD_OUT = ("valid", "test")  # in the order of time
+
+
+class Halves:
+    """Trains by name. `trained_*` has seen the training window alone and is what gates measure; `final_*` then takes one
+    pass over the held-out rows and is what serves."""
+
+    def __init__(self, tables: Tables, facts: Mapping[str, Any], steps: Steps, seed: int) -> None:
+        self._tables = tables
+        self._facts = {**facts, "seed": seed}
+        self._steps = steps
+        self._seed = seed
+
+    def trained_retriever(self, name: str) -> TrainedRetriever:
+        return load_retriever(name, self._tables, self._seed, self._trained_retriever(name))
+
+    def trained_ranker(self, name: str) -> TrainedRanker:
+        return load_ranker(name, self._tables, self._seed, self._trained_ranker(name))
+
+    def final_retriever(self, name: str) -> TrainedRetriever:
+        source = self._trained_retriever(name)
+
+        def work(path: Path) -> None:
+            _copy(source, path)
+            half = load_retriever(name, self._tables, self._seed, path)
+            for split in HELD_OUT:
+                catch_up(half.model, self._tables, split, half.settings, path)
+
+        path = self._steps.run(f"catch-up-{name}", self._of(name), work)
+        return load_retriever(name, self._tables, self._seed, path)
+
+    def final_ranker(self, name: str) -> TrainedRanker:
+        source = self._trained_ranker(name)
+
+        def work(path: Path) -> None:
+            _copy(source, path)
+            half = load_ranker(name, self._tables, self._seed, path)
+            for split in HELD_OUT:
+                catch_up(half.model, self._tables, split, half.settings, path)
+
+        path = self._steps.run(f"catch-up-{name}", self._of(name), work)
+        return load_ranker(name, self._tables, self._seed, path)
+
+    def _trained_retriever(self, name: str) -> Path:
+        def work(path: Path) -> None:
+            train_retriever(name, self._tables, self._seed, path)
+
+        return self._steps.run(f"train-{name}", self._of(name), work, resumable=True)
+
+    def _trained_ranker(self, name: str) -> Path:
+        base = self._attribution() if ranker_plan(name).selection else None
+
+        def work(path: Path) -> None:
+            train_ranker(name, self._tables, self._seed, path, base=base)
+
+        return self._steps.run(f"train-{name}", self._of(name), work, resumable=True)
+
+    def _attribution(self) -> Path:
+        def work(path: Path) -> None:
+            sensitivity(self._tables, self._seed, path)
+
+        return self._steps.run("attribution", self._facts, work, resumable=True)
+
+    def _of(self, name: str) -> dict[str, Any]:
+        return {**self._facts, "name": name}
+
+
+def _copy(source: Path, target: Path) -> None:
+    """What a half is loaded from: weights and JSON, no checkpoints."""
+    for path in (source / WEIGHTS, *source.glob("*.json")):
+        if path.name not in ("done.json", "progress.json"):
+            shutil.copy2(path, target / path.name)
