@@ -200,7 +200,7 @@ def test_training_rows_are_canonical_events(client: redis.Redis, tmp_path: Path)
     assert rows.schema == pl.Schema(
         {
             "user_id": pl.String(), "ad_id": pl.String(), "domain": pl.String(), "timestamp": pl.Datetime("us", "UTC"),
-            "label": pl.Float32(), "bid": pl.Float64(), "hour": pl.String(), "it's": pl.String(), "none": pl.String(),
+            "label": pl.Float32(), "bid": pl.Float64(), "bundle_id": pl.String(), "hour": pl.String(), "it's": pl.String(), "none": pl.String(),
             "absent": pl.String(),
         }
     )  # fmt: skip
