@@ -200,14 +200,14 @@ def test_training_rows_are_canonical_events(client: redis.Redis, tmp_path: Path)
     assert rows.schema == pl.Schema(
         {
             "user_id": pl.String(), "ad_id": pl.String(), "domain": pl.String(), "timestamp": pl.Datetime("us", "UTC"),
-            "label": pl.Float32(), "bid": pl.Float64(), "bundle_id": pl.String(), "hour": pl.String(), "it's": pl.String(), "none": pl.String(),
-            "absent": pl.String(),
+            "label": pl.Float32(), "bid": pl.Float64(), "bundle_id": pl.String(),
+            "hour": pl.String(), "it's": pl.String(), "none": pl.String(), "absent": pl.String(),
         }
     )  # fmt: skip
     when = datetime(2026, 11, 20, 12, tzinfo=UTC)
     assert rows.rows() == [
-        ("u1", "a0", "feed", when, 0.0, 1.5, "20", "5", None, None),
-        ("u1", "a1", "feed", when, 1.0, 1.5, "20", "5", None, None),
+        ("u1", "a0", "feed", when, 0.0, 1.5, "b1", "20", "5", None, None),
+        ("u1", "a1", "feed", when, 1.0, 1.5, "b1", "20", "5", None, None),
     ]
     with pytest.raises(BadInput, match="backslash"):
         training_rows(tmp_path, ["a\\b"])
