@@ -37,13 +37,15 @@ _CATCH_UP = 1_000_000  # an epoch number no fit reaches: catch_up draws its own 
 class FitSettings:
     """batch_rows: rows (positives, for retrievers and positives-only data) a step; patience: epochs without a better
     validation metric before stopping; negatives: sampled ads per positive (rankers on positives-only data), or uniform ads a
-    step (retrievers); self_training_*: percent of pseudo-positives in epoch 1 and its growth per epoch, 0 = none."""
+    step (retrievers); chance: the validation metric of knowing nothing; self_training_*: percent of pseudo-positives in
+    epoch 1 and its growth per epoch, 0 = none."""
 
     epochs: int = 10
     batch_rows: int = 1024
     learning_rate: float = 1e-3
     patience: int = 2
     negatives: int = 4
+    chance: float = 0.0
     self_training_percent: float = 0.0
     self_training_step: float = 0.0
     seed: int = 0
@@ -75,9 +77,11 @@ def device() -> torch.device:
 
 def fit_ranker(model: Ranker, tables: Tables, settings: FitSettings, directory: Path) -> FitReport:
     """Train in place, weights of the best epoch; they also stand in directory/weights.safetensors. Positives-only data get
-    sampled negatives (trainer/batches.py)."""
+    sampled negatives (trainer/batches.py). Counting models are counted."""
     model.to(device())
     model.prepare(tables)
+    if hasattr(model, "fit_counts"):
+        return _count(model, tables, directory)
     return _fit(
         model,
         settings,
@@ -89,7 +93,7 @@ def fit_ranker(model: Ranker, tables: Tables, settings: FitSettings, directory: 
 
 
 def fit_retriever(model: TwoTower, tables: Tables, settings: FitSettings, directory: Path) -> FitReport:
-    """As fit_ranker, on training positives against in-batch and uniform negatives. Counting models are counted."""
+    """As fit_ranker, on training positives against in-batch and uniform negatives."""
     model.to(device())
     if hasattr(model, "fit_counts"):
         return _count(model, tables, directory)
@@ -165,13 +169,16 @@ def _fit(
 
 
 def _advance(position: Position, settings: FitSettings) -> None:
-    """One more epoch is done: is it the best, is it the last? Without a metric the latest is the best."""
+    """One more epoch is done: is it the best, is it the last? Without a metric the latest is the best. Patience starts where the
+    model is better than `settings.chance`: what has not begun to learn has not stopped learning either."""
     position.epoch += 1
     now = position.metrics[-1]
     best = position.metrics[position.best_epoch - 1] if position.best_epoch else None
     if now is None or best is None or now > best:
         position.best_epoch = position.epoch
-    position.finished = position.epoch >= settings.epochs or position.epoch - position.best_epoch >= settings.patience
+    learning = now is None or any(one is not None and one > settings.chance for one in position.metrics)
+    tired = learning and position.epoch - position.best_epoch >= settings.patience
+    position.finished = tired or position.epoch >= settings.epochs
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -208,7 +215,7 @@ def _moved(parts: Any, where: torch.device) -> Any:
     return type(parts)(*(part.to(where) if isinstance(part, Tensor) else part for part in parts))
 
 
-def _count(model: TwoTower, tables: Tables, directory: Path) -> FitReport:
+def _count(model: Ranker | TwoTower, tables: Tables, directory: Path) -> FitReport:
     started = time.perf_counter()
     model.fit_counts(tables)  # type: ignore[operator]
     model.eval()

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from contracts.errors import BadInput
 from trainer.batches import with_negatives
 from trainer.layers import Inputs, Ranker
 from trainer.metrics import auc, recall
@@ -20,6 +19,7 @@ SCORE_ROWS = 8_192
 _LIST_USERS = 512
 _VALID_NEGATIVES = 20
 _VALID_SEED = 7
+_OF_EACH_CLASS = 20
 Serve = Callable[[Batch], Inputs]
 
 
@@ -36,7 +36,7 @@ def score_split(model: Ranker, tables: Tables, split: str, serve: Serve | None =
     """serve: what a server would hand the model (by default the model's own memory). Positives-only data are scored against
     20 uniform negatives each, the same for every model."""
     model.eval()
-    where = next(model.parameters()).device
+    where = _device(model)
     serve = serve or model.serving_inputs
     rng = np.random.default_rng(_VALID_SEED)
     parts: list[tuple[Any, Any, Any]] = []
@@ -53,16 +53,18 @@ def score_split(model: Ranker, tables: Tables, split: str, serve: Serve | None =
 
 
 def mean_auc(model: Ranker, tables: Tables, split: str) -> float | None:
-    """Mean over the domains that have both classes; None when none has."""
+    """Mean over the domains with at least 20 rows of each class, whose AUC is more than noise; where no domain has them, over
+    those with both classes; None when none has."""
     scored = score_split(model, tables, split)
-    found = []
+    found: dict[int, list[float]] = {_OF_EACH_CLASS: [], 1: []}
     for domain in range(len(tables.domains)):
-        rows = scored.domain == domain
-        try:
-            found.append(auc(scored.label[rows], scored.logit[rows]))
-        except BadInput:
-            continue
-    return float(np.mean(found)) if found else None
+        label, logit = scored.label[scored.domain == domain], scored.logit[scored.domain == domain]
+        smaller = min(int((label > 0).sum()), int((label <= 0).sum()))
+        for needed, values in found.items():
+            if smaller >= needed:
+                values.append(auc(label, logit))
+    values = found[_OF_EACH_CLASS] or found[1]
+    return float(np.mean(values)) if values else None
 
 
 class Lists(NamedTuple):
@@ -135,5 +137,5 @@ def _chunks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         yield rows[start : start + SCORE_ROWS]
 
 
-def _device(model: TwoTower) -> torch.device:
+def _device(model: Ranker | TwoTower) -> torch.device:
     return next((one.device for one in (*model.parameters(), *model.buffers())), torch.device("cpu"))
