@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+_START_STD = 0.01
+
+
 def phi(x: Tensor) -> Tensor:
     """elu(x) + 1, always positive; spelled so because runtimes compute it much faster than Elu."""
     return F.relu(x) + torch.exp(torch.clamp(x, max=0.0))
@@ -47,6 +50,9 @@ class Retriever(nn.Module):
         self.output = nn.Linear(attention, width, bias=False)
         self.widen = nn.Linear(width, attention)
         self.narrow = nn.Linear(attention, width)
+        for last in (self.output, self.narrow):  # a retriever starts close to the identity: the base learns first, then reads
+            nn.init.normal_(last.weight, std=_START_STD)
+        nn.init.zeros_(self.narrow.bias)
         self.attend = softmax_attention if softmax else linear_attention
         self.query_offset_NA = nn.Parameter(torch.randn(units[0], attention) * 0.1) if units else None
         self.key_offset_MA = nn.Parameter(torch.randn(units[1], attention) * 0.1) if units else None

@@ -16,7 +16,7 @@ the top n over all kinds, `divergence` is the corrected Jensen-Shannon sum of ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -26,7 +26,7 @@ import ot
 import torch
 from captum.attr import IntegratedGradients
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from contracts.errors import BadInput
 from contracts.files import aside
@@ -49,6 +49,8 @@ class Attributable(Protocol):
     def logit(self, tokens_BFE: Tensor) -> Tensor: ...
 
     def eval(self) -> Any: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,10 @@ def attribute(
         raise BadInput(f"no rows in split {split!r} to attribute", "attribute a split that has events")
     model.eval()
     batches = [tables.batch(split, rows[start : start + batch_rows]) for start in range(0, len(rows), batch_rows)]
+    where = next(model.parameters()).device
     found = []
     for batch in batches:
-        found.append(effects(model, batch.inputs).abs().numpy().astype(np.float32))
+        found.append(effects(model, batch.to(where).inputs).abs().cpu().numpy().astype(np.float32))
         progress(len(batch.label))
     columns = list(zip(*(batch.inputs for batch in batches), strict=True))[:-1]
     user, ad = (torch.cat([getattr(batch, one) for batch in batches]).numpy() for one in ("user_row", "ad_row"))

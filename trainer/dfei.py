@@ -32,7 +32,7 @@ from trainer.user_memory import DomainAverage, Source, UserMemory
 class DFEIConfig:
     """dim: embedding width; hidden, dropout: of both kinds of tower, K = hidden[-1]; head: width of a head's hidden layer;
     alpha: of the moving average; kappa: weight of the domain's vector, in impressions; clicked_only: only clicked
-    impressions enter the averages."""
+    impressions enter the averages; turns: the paper's schedule (see DFEI)."""
 
     dim: int = 16
     hidden: tuple[int, ...] = (128, 64, 32)
@@ -44,6 +44,7 @@ class DFEIConfig:
     source: Source = "average"
     per_user: bool = True
     clicked_only: bool = False
+    turns: bool = False
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -51,6 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "frozen_random": {"source": "random", "per_user": False},
     "learned": {"source": "learned", "per_user": False},
     "clicked_only": {"clicked_only": True},
+    "turns": {"turns": True},
 }
 
 
@@ -140,14 +142,19 @@ class WithUserVectors(Ranker):
 
 
 class DFEI(WithUserVectors):
-    """Trained as the paper does: a domain-pure batch from each domain in turn, what the domains share at lr / D."""
+    """The paper feeds a domain-pure batch of each domain in turn and lets what the domains share learn at lr / D (`turns`).
 
-    domain_pure = True
+    A mixed batch at lr is the same cycle in one step: every domain's average and towers move by their own rows, and the shared
+    parameters once at lr instead of D times at lr / D. It is the default because real domains are far from equal in size,
+    where turns starve the shared parameters: on KuaiRand-Pure's 15 tabs the mean per-domain AUC is .66 in turns after 8
+    epochs, .69 mixed after 2.
+    """
 
     def __init__(self, schema: FeatureSchema, config: DFEIConfig, sensitive: Sequence[str] = ()) -> None:
         super().__init__()
         domains = len(schema.domains)
         self.domains = domains
+        self.domain_pure = config.turns
         self.embedding_l2 = config.embedding_l2
         self.embedding = FieldEmbedding(schema, config.dim)
         self.shared = MLP(self.embedding.width, config.hidden, config.dropout)
@@ -169,7 +176,9 @@ class DFEI(WithUserVectors):
         return F.binary_cross_entropy_with_logits(logit_B, batch.label) + self.regularisation(batch.inputs)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Each domain's own towers and heads at lr; the shared, which learn in every domain's turn, at lr / D."""
+        """In turns: each domain's own towers and heads at lr; the shared, which learn in every domain's turn, at lr / D."""
+        if not self.domain_pure:
+            return super().parameter_groups(lr)
         own = [*self.features.towers.parameters(), *self.heads.parameters()]
         kept = {id(one) for one in own}
         shared = [one for one in self.parameters() if id(one) not in kept]

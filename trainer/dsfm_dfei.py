@@ -33,7 +33,6 @@ from trainer.tables import Batch
 class DSFMDFEIConfig(DSFMConfig):
     """features: the DFEI half (its `dim` and `embedding_l2` are not used); auxiliary_weight: of DFEI's own log-loss."""
 
-    dim: int = 16
     features: DFEIConfig = field(default_factory=DFEIConfig)
     auxiliary_weight: float = 0.5
 
