@@ -96,7 +96,8 @@ exposures = st.builds(
 )  # fmt: skip
 feedback = st.builds(
     Feedback, event_id=ids, type=st.sampled_from(["impression", "click", "conversion"]), request_id=ids, user_id=ids,
-    domain=st.text(), ad_id=ids, position=st.none() | st.integers(0, 500), time=numbers, value=st.none() | numbers, received=numbers,
+    domain=st.text(), ad_id=ids, position=st.none() | st.integers(0, 500), time=numbers, value=st.none() | numbers,
+    received=numbers,
 )  # fmt: skip
 
 

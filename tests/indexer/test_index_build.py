@@ -126,6 +126,11 @@ def test_recall_by_hand(rows: list[int], expected: float) -> None:
     assert measure_recall(LINE, ONE, np.array([rows]), np.array([[4.0, 3.0]], np.float32)) == expected
 
 
+def test_padding_is_never_a_hit() -> None:
+    """Row -1 must not be read as the last ad, here the best one."""
+    assert measure_recall(LINE[::-1], ONE, np.array([[3, -1]]), np.array([[4.0, 3.0]], np.float32)) == 0.5
+
+
 def test_recall_accepts_either_of_equal_ads() -> None:
     """Popularity gives many ads the same embedding: which of them fill the last places is nobody's error."""
     tied = np.array([[2.0], [1.0], [1.0], [1.0], [0.5]], dtype=np.float32)
@@ -252,6 +257,7 @@ def test_an_unknown_device_is_refused(domain: Domain) -> None:
         (300_000, 500, "ivf_flat"),
         (300_001, 500, "ivf_sq8"),
         (30_000, 10_000, "exact"),
+        (30_000, 3_000, "ivf_flat"),
     ],
 )
 def test_the_policy_follows_the_size_and_says_why(ads: int, k: int, kind: str) -> None:
