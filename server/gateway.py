@@ -21,6 +21,8 @@ from server.swap import Registry
 
 _log = logging.getLogger("mdrec.server")
 
+_CANCEL_SECONDS = 0.2
+
 
 @dataclass
 class Gateway:
@@ -44,10 +46,12 @@ class Gateway:
         return task
 
     async def stop(self) -> None:
-        """Cancel what still runs and wait for it."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Cancel what still runs and wait for it. A cancellation can be lost in what a task awaits (it was, in Redis
+        calls), so it is sent until it arrives."""
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(set(self._tasks), timeout=_CANCEL_SECONDS)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

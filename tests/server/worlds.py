@@ -3,6 +3,9 @@ is known in closed form, and `bias` marks the generation, so that an answer show
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from tests.server import graphs
 DOMAINS = ("feed", "search", "video", "mail")
 HOURS = ("0", "12", "20")
 HOUR_LOGITS = np.array([0.0, -0.5, 0.1, 0.2, 0.3])  # missing, unknown, 0, 12, 20
+_BUILT = tempfile.TemporaryDirectory(prefix="mdrec-worlds-")
 KAPPA, WIDTH, USERS = 4.0, 2, 8
 TEMPERATURE_MEAN, TEMPERATURE_DEVIATION = 10.0, 5.0
 
@@ -101,8 +105,17 @@ class World:
         )
 
     def build(self, home: Path, alias: bool = True) -> Path:
-        """Write the bundle; with `alias`, let it serve its recipe."""
+        """Put the bundle under `home`; with `alias`, let it serve its recipe. Equal worlds are built once and copied."""
+        built = Path(_BUILT.name) / hashlib.sha256(repr(self).encode()).hexdigest()
+        if not built.exists():
+            self._write(built)
         directory = home / "bundles" / self.bundle_id
+        shutil.copytree(built, directory)
+        if alias:
+            Aliases(home).move(self.recipe, self.bundle_id)
+        return directory
+
+    def _write(self, directory: Path) -> None:
         schema = self.schema()
         schema.save(directory / "schema")
         ad_table = self._ad_table()
@@ -126,9 +139,6 @@ class World:
         )
         self._golden(directory, manifest)
         manifest.publish(directory)
-        if alias:
-            Aliases(home).move(self.recipe, self.bundle_id)
-        return directory
 
     def _user_table(self, number: int) -> np.ndarray:
         table = np.zeros((USERS + FIRST, 4), dtype=np.float32)

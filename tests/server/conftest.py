@@ -1,0 +1,58 @@
+"""A gateway as users meet it: real uvicorn on loopback, real Redis, real bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from pydantic import SecretStr
+
+from deploy.redis_local import LocalRedis
+from server.settings import Settings
+from tests.server.live import Running, running
+from tests.server.worlds import World
+
+TOKEN = "open sesame"
+
+
+@pytest.fixture
+def settings(home: Path, redis_url: str) -> Settings:
+    """A generous budget, so that a busy machine does not degrade answers; tests of the budget set their own."""
+    return Settings(
+        home=home, redis_url=redis_url, redis_timeout_ms=2000, alias_poll_seconds=0.05, operator_token=SecretStr(TOKEN)
+    )
+
+
+@pytest.fixture(scope="session")
+def checkerboard() -> World:
+    return World()
+
+
+@pytest.fixture(scope="session")
+def shared(checkerboard: World, redis_server: LocalRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One gateway for tests that only ask."""
+    home = tmp_path_factory.mktemp("shared")
+    checkerboard.build(home)
+    with running(Settings(home=home, redis_url=redis_server.url, redis_timeout_ms=2000)) as one:
+        yield one
+
+
+@pytest.fixture
+def world(home: Path) -> World:
+    world = World()
+    world.build(home)
+    return world
+
+
+@pytest.fixture
+def served(world: World, settings: Settings) -> Iterator[Running]:
+    with running(settings) as one:
+        yield one
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
