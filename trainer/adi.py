@@ -39,11 +39,11 @@ class ADIConfig:
     domain_batch_norm: bool = True
     residual: bool = True
     popularity: bool = True
-    normalised: bool = False
+    normalised: bool = True
     temperature: float = 0.1
     spread: float = 0.1
-    embedding_l2: float = 1e-3
-    user_id_dropout: float = 0.5
+    embedding_l2: float = 0.0
+    user_id_dropout: float = 0.7
     self_training_percent: float = 5.0
     self_training_step: float = 5.0
     batch_size: int = 1024
@@ -162,12 +162,13 @@ VARIANTS: dict[str, Callable[[ADIConfig], ADIConfig]] = {
     "sum": _variant(fusion="sum"),
     "network_mul": _variant(fusion="network_mul"),
     "no_dsbn": _variant(domain_batch_norm=False),
-    "normalised": _variant(normalised=True),
-    "unnormalised": _variant(normalised=False),
+    "normalised": _variant(normalised=True, embedding_l2=0.0),
+    "unnormalised": _variant(normalised=False, embedding_l2=1e-2),  # nothing else bounds the norms
     "experts_1": _variant(shared_experts=1),
     "experts_3": _variant(shared_experts=3),
     "experts_4": _variant(shared_experts=4),
     "adi_max": _variant(shared_experts=3),
+    "no_self_training": _variant(self_training_percent=0.0, self_training_step=0.0),
     "no_residual": _variant(residual=False),
     "no_popularity": _variant(popularity=False),
 }
