@@ -36,7 +36,7 @@ def score_split(model: Ranker, tables: Tables, split: str, serve: Serve | None =
     """serve: what a server would hand the model (by default the model's own memory). Positives-only data are scored against
     20 uniform negatives each, the same for every model."""
     model.eval()
-    where = _device(model)
+    where = device_of(model)
     serve = serve or model.serving_inputs
     rng = np.random.default_rng(_VALID_SEED)
     parts: list[tuple[Any, Any, Any]] = []
@@ -90,7 +90,7 @@ def ranked_lists(model: TwoTower, tables: Tables, split: str, domain: int, depth
     total = len(tables.ads)
     users, relevant = np.unique(truth // total, return_counts=True)
     model.eval()
-    where = _device(model)
+    where = device_of(model)
     ad_AE = _embed(model.ad_embedding, tables.ad_block, ads, domain, where)
     depth = min(depth, len(ads))
     tops = []
@@ -137,5 +137,5 @@ def _chunks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         yield rows[start : start + SCORE_ROWS]
 
 
-def _device(model: Ranker | TwoTower) -> torch.device:
+def device_of(model: Ranker | TwoTower) -> torch.device:
     return next((one.device for one in (*model.parameters(), *model.buffers())), torch.device("cpu"))

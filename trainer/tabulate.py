@@ -38,16 +38,18 @@ class _Tabulation:
         self.splits = dict(zip(SPLITS, dataset.split_scans(test_from), strict=True))
         self.cutoff = dataset.cutoff(test_from)
         self.features = tuple(dataset.spec.features)
+        self.domains: tuple[str, ...] = ()
         self.from_events = {one.name for one in self.features if dataset.source_of(one.name) == "events"}
 
     def run(self, min_count: int) -> None:
         counts = {name: self._domain_counts(name) for name in SPLITS}
         if not counts["train"]:
             raise BadInput(f"{self.dataset.dir}: no event falls into the training window", "choose a later --test-from")
-        sides = self._sides(sorted_domains := self._domains(counts))
+        self.domains = self._domains(counts)
+        sides = self._sides(self.domains)
         declared = (*self.features, *([HISTORY_SPEC] if self._needs_history() else []))
         train_rows = sum(counts["train"].values())
-        schema = freeze(declared, sorted_domains, self.splits["train"], train_rows, sides.frames, min_count)
+        schema = freeze(declared, self.domains, self.splits["train"], train_rows, sides.frames, min_count)
         schema.save(self.directory / "schema")
         sides.users.save(self.directory / "users")
         sides.ads.save(self.directory / "ads")
@@ -74,6 +76,9 @@ class _Tabulation:
             "offsets": {name: [int(one) for one in offsets[name]] for name in SPLITS},
             "candidates": candidates,
             "min_count": min_count,
+            "left_out": {
+                name: {one: n for one, n in counts[name].items() if one not in self.domains} for name in ("valid", "test")
+            },
         }
         write_json(self.directory / "tables.json", body)
 
@@ -93,12 +98,9 @@ class _Tabulation:
         return {str(domain): int(n) for domain, n in rows.select("domain", "n").iter_rows()}
 
     def _domains(self, counts: dict[str, dict[str, int]]) -> tuple[str, ...]:
-        """The names are configuration, not knowledge about the future: every domain that has events or an ad list."""
-        names = {name for split in counts.values() for name in split}
-        ad_domains = self.dataset.ad_domains()
-        if ad_domains is not None:
-            names |= set(ad_domains.select(pl.col("domain").unique()).collect(engine="streaming")["domain"].drop_nulls())
-        return tuple(natural_order(sorted(names)))
+        """The domains of the training window. A later event of another domain is left out: no model could have learned it, and
+        no bundle can answer for it."""
+        return tuple(natural_order(sorted(counts["train"])))
 
     def _offsets(self, schema: FeatureSchema, counts: dict[str, int]) -> np.ndarray[Any, Any]:
         return np.cumsum([0, *(counts.get(name, 0) for name in schema.domains)])
@@ -112,7 +114,8 @@ class _Tabulation:
     def _events(self, split: str) -> pl.LazyFrame:
         context = [one.name for one in self.features if one.side == "context"]
         optional = [one for one in ("timestamp", "bid") if one in self.splits[split].collect_schema()]
-        return self.splits[split].select("user_id", "ad_id", "domain", "label", *optional, *context)
+        known = self.splits[split].filter(pl.col("domain").is_in(self.domains))
+        return known.select("user_id", "ad_id", "domain", "label", *optional, *context)
 
     def _sides(self, domains: tuple[str, ...]) -> Sides:
         users, user_weights = self._ids(USER_ID, self.dataset.users(), self.dataset.user_domains())
@@ -202,6 +205,7 @@ class _Tabulation:
             for batch in ads.select(AD_ID, "bid").drop_nulls().collect_batches(chunk_size=CHUNK_ROWS, engine="streaming"):
                 bid[:, sides.ads.find(batch[AD_ID].to_list())] = batch["bid"].to_numpy()
         listed = self.dataset.ad_domains()
+        listed = listed.filter(pl.col("domain").is_in(self.domains)) if listed is not None else None
         active = np.zeros(shape, dtype=bool) if listed is not None else tally.impressions > 0
         if listed is not None:
             for batch in listed.collect_batches(chunk_size=CHUNK_ROWS, engine="streaming"):
@@ -220,6 +224,7 @@ class _Tabulation:
         lists = self.dataset.candidates(split)
         if lists is None:
             return False
+        lists = lists.filter(pl.col("domain").cast(pl.String).is_in(self.domains))
         width = int(lists.select(pl.col("ad_ids").list.len().max()).collect(engine="streaming").item() or 0)
         users, domains, rows = [], [], []
         for batch in lists.collect_batches(chunk_size=CHUNK_ROWS // 10, engine="streaming"):
