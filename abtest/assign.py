@@ -41,8 +41,7 @@ class Assigner:
 
     def __init__(self, definitions: Definitions) -> None:
         self.definitions = definitions
-        features = definitions.features
-        self._features = [name for name, feature in features.items() if feature.active and _may_route(feature)]
+        self._features = [name for name, feature in definitions.features.items() if _may_route(feature)]
 
     def assign(self, user_id: str, domain: str, attributes: Mapping[str, Json] | None = None) -> list[Assignment]:
         """The experiments this user is in, in definition order."""

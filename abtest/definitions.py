@@ -9,7 +9,8 @@
           coverage: 0.2
 
 Either a mapping of features, or `{"features": ..., "savedGroups": ..., "contextualBandits": ...}` as GrowthBook sends it.
-Two switches are ours: `active: false` on a feature or a rule turns it off at once, `true` brings back the same arms.
+Two switches are ours: `active: false` on a rule skips it, on a feature leaves its defaultValue to all (no default: the
+champion); `true` brings back the same arms.
 """
 
 from __future__ import annotations

@@ -143,6 +143,9 @@ def test_a_small_challenger_can_grow_to_half_while_the_control_starts_below_half
     assert grown_ranges([(0, 0.18), (0.9, 0.92)], [0.5, 0.5]) == [(0.0, 0.5), (0.5, 1.0)]
     assert arms(before).items() <= arms(after).items()
     assert len(arms(after)) == len(USERS)
+    with pytest.raises(BadInput, match="below its present"):
+        grown_ranges([(0, 0.5), (0.5, 1)], [0.4, 0.5])
+    assert grown_ranges([(0, 0.1), (0.3, 0.4)], [0.1 + 0.2, 0.1])[0] == (0, 0.3)  # rounding takes no unit of the next arm
     with pytest.raises(BadInput, match="does not fit"):
         ramp(many([0.9, 0.1], 1.0), "ranker-test", shares=[0.9, 0.5])
 
