@@ -96,8 +96,8 @@ def training_rows(
     window: timedelta = WINDOW,
 ) -> pl.LazyFrame:
     """Canonical events: user_id, ad_id, domain (String), timestamp Datetime(us, UTC), label Float32 (1 clicked), bid
-    Float64, bundle_id (which answered), then the named context features as String, null where the request did not carry them. Raises BadInput for a
-    feature name with a backslash, which a JSON path cannot express."""
+    Float64, bundle_id (which answered), then the named context features as String, null where the request did not carry
+    them. Raises BadInput for a feature name with a backslash, which a JSON path cannot express."""
     return joined(directory, since, until, window).select(
         "user_id",
         "ad_id",
