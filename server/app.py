@@ -45,7 +45,12 @@ def create_app(settings: Settings) -> FastAPI:
         registry=Registry(settings.home, settings.device, metrics, pipeline.rehearse),
         pipeline=pipeline,
         permits=Permits(
-            settings.max_concurrent, settings.max_queue, settings.queue_timeout_ms, settings.retry_after_seconds, metrics
+            settings.max_concurrent,
+            settings.max_queue,
+            settings.domain_share,
+            settings.queue_timeout_ms,
+            settings.retry_after_seconds,
+            metrics,
         ),
         experiments=Experiments(redis, metrics),
         exposures=ExposureLog(redis, metrics, settings.exposure_queue),
@@ -67,6 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
         gateway.registry.close()
         await redis.aclose()
         rows.close()
+        metrics.close()
 
     app = FastAPI(
         title="mdrec",

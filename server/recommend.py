@@ -46,7 +46,7 @@ def router(gateway: Gateway) -> APIRouter:
         """The best ads of one domain for one user."""
         started = perf_counter()
         asked = api.RecommendRequest.model_validate_json(await request.body())
-        async with gateway.permits:
+        async with gateway.permits.of(asked.domain):
             bundle, routing, degraded = _route(gateway, asked.user_id, asked.domain, asked.context)
             deadline = _deadline(started, asked.deadline_ms)
             question = Question(asked.user_id, asked.domain, asked.k, asked.context, asked.exclude_ad_ids, started, deadline)
@@ -65,7 +65,7 @@ def router(gateway: Gateway) -> APIRouter:
         """What given ads are worth to one user in one domain, in the order asked."""
         started = perf_counter()
         asked = api.ScoreRequest.model_validate_json(await request.body())
-        async with gateway.permits:
+        async with gateway.permits.of(asked.domain):
             bundle, routing, degraded = _route(gateway, asked.user_id, asked.domain, asked.context)
             question = Question(
                 asked.user_id, asked.domain, len(asked.ad_ids), asked.context, (), started, _deadline(started, asked.deadline_ms)

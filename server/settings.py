@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     max_concurrent: int = Field(default=64, ge=1, description="requests in work in one worker")
     max_queue: int = Field(default=128, ge=0, description="requests that may wait for a permit in one worker")
     queue_timeout_ms: float = Field(default=250.0, gt=0, description="how long a request waits for a permit before 503")
+    domain_share: float = Field(default=0.75, gt=0, le=1, description="share of permits and queue one domain may hold")
     retry_after_seconds: int = Field(default=1, ge=1, description="Retry-After of a 503")
 
     max_body_bytes: int = Field(default=1 << 20, ge=1024, description="larger bodies are answered 413")

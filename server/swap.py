@@ -95,18 +95,21 @@ class Registry:
                 serving = await self._bundle(alias)
                 if serving is not None:
                     bundles[alias.recipe] = serving
-                self._publish(Live({**self._still(aliases), **bundles}, champion))
-            self._publish(Live(bundles, champion))
+                self._publish({**self._still(aliases), **bundles}, champion)
+            self._publish(bundles, champion)
             self.refused = {recipe: why for recipe, why in self.refused.items() if any(one.recipe == recipe for one in aliases)}
             self._keep(aliases)
             self._stamp = stamp
 
     def problems(self) -> list[str]:
         """Why not every domain of every live recipe can answer; empty when all can."""
-        recipes = self.aliases.recipes()
+        try:
+            recipes, champion = self.aliases.recipes(), self.aliases.champion()
+        except MdrecError as error:
+            return [str(error)]
         missing = [f"recipe {recipe!r} has no bundle in service" for recipe in recipes if recipe not in self.live.bundles]
-        if self.live.champion is None or self.live.champion not in self.live.bundles:
-            missing.append("no champion is in service")
+        if self.live.champion is None or self.live.champion != champion:
+            missing.append(f"champion {champion!r} is not in service, {self.live.champion!r} answers")
         return missing
 
     def oldest_seconds(self) -> float:
@@ -141,9 +144,12 @@ class Registry:
         _log.info("bundle %s loaded and rehearsed in %.2f s", bundle_id, time.monotonic() - started)
         return bundle
 
-    def _publish(self, live: Live) -> None:
-        """The swap: one reference."""
-        before, self.live = self.live, live
+    def _publish(self, bundles: Mapping[str, Bundle], champion: str | None) -> None:
+        """The swap: one reference. A champion without a bundle yet does not take over from one that has one."""
+        before = self.live
+        if champion not in bundles and before.champion in bundles:
+            champion = before.champion
+        live = self.live = Live(bundles, champion)
         for recipe, bundle in before.bundles.items():
             if live.bundles.get(recipe) is not bundle:
                 self._metrics.bundle_info.labels(recipe, bundle.bundle_id).set(0)

@@ -98,6 +98,19 @@ def test_a_recipe_that_never_had_a_good_bundle_makes_the_gateway_unready(home: P
         eventually(lambda: served.client.get("/readyz").status_code == 200)
 
 
+def test_a_champion_without_a_good_bundle_does_not_take_over(home: Path, settings: Settings) -> None:
+    World().build(home)
+    (World(bundle_id="b2", recipe="adi+other").build(home) / "ranker.onnx").unlink()
+    with running(settings) as served:
+        Aliases(home).crown("adi+other")
+        problems = eventually(lambda: [one for one in served.ready()["problems"] if one.startswith("champion")])
+        assert problems == ["champion 'adi+other' is not in service, 'adi+dsfm' answers"]
+        assert served.recommend()["bundle_id"] == "b1"
+        shutil.rmtree(home / "bundles" / "b2")
+        World(bundle_id="b2", recipe="adi+other").build(home)
+        eventually(lambda: served.recommend()["bundle_id"] == "b2")
+
+
 def test_rollback_needs_no_second_load_and_older_bundles_are_let_go(home: Path, settings: Settings) -> None:
     World().build(home)
     with running(settings) as served:
