@@ -112,6 +112,7 @@ def catch_up(model: Ranker | TwoTower, tables: Tables, split: str, settings: Fit
     """One pass over a held-out split, so that the model that is published has seen the last days. Rewrites the weights."""
     if hasattr(model, "fit_counts") or tables.split_size(split) == 0:
         return
+    tables = tables.at(split)
     torch.manual_seed(settings.seed * _CATCH_UP + _CATCH_UP)
     optimizer = torch.optim.Adam(model.parameter_groups(settings.learning_rate))
     if isinstance(model, Ranker):

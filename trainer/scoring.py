@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from trainer.batches import with_negatives
 from trainer.layers import Inputs, Ranker
 from trainer.metrics import auc, recall
-from trainer.tables import Batch, Tables
+from trainer.tables import Batch, Candidates, Tables
+from trainer.tabulate import SPLITS
 from trainer.two_tower import TwoTower
 
 SCORE_ROWS = 8_192
@@ -79,10 +80,10 @@ class Lists(NamedTuple):
 
 @torch.no_grad()
 def ranked_lists(model: TwoTower, tables: Tables, split: str, domain: int, depth: int) -> Lists | None:
-    """Every eligible ad of the domain ranked for every user with a positive there, training positives of (user, domain) masked
-    and not counted as relevant. None when nobody is left."""
+    """Every eligible ad of the domain ranked for every user with a positive there; positives of (user, domain) in the splits
+    before are masked and not counted as relevant. None when nobody is left."""
     truth = _positives(tables, split, domain)
-    known = _positives(tables, "train", domain)
+    known = np.unique(np.concatenate([_positives(tables, one, domain) for one in SPLITS[: SPLITS.index(split)]]))
     truth = np.setdiff1d(truth, known)
     if len(truth) == 0:
         return None
@@ -139,3 +140,49 @@ def _chunks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
 
 def device_of(model: Ranker | TwoTower) -> torch.device:
     return next((one.device for one in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
+@torch.no_grad()
+def listed_scores(model: Ranker | TwoTower, tables: Tables, lists: Candidates, serve: Serve | None = None) -> NDArray[np.float32]:
+    """(n, C): the score of every listed ad, 0 after a list's end. A ranker sees no context here: the lists have none."""
+    model.eval()
+    score_BC = np.zeros(lists.ads.shape, dtype=np.float32)
+    for domain in range(len(tables.domains)):
+        rows = np.flatnonzero(lists.domain == domain)
+        for start in range(0, len(rows), _LIST_USERS):
+            part = rows[start : start + _LIST_USERS]
+            user, ads = lists.user_row[part].astype(np.int64), np.maximum(lists.ads[part], 0).astype(np.int64)
+            score = _listed_by_ranker if isinstance(model, Ranker) else _listed_by_towers
+            score_BC[part] = score(model, tables, domain, user, ads, serve)  # type: ignore[arg-type]
+    return np.where(lists.ads >= 0, score_BC, np.float32(0))
+
+
+def _listed_by_towers(model: TwoTower, tables: Tables, domain: int, user: Any, ads: Any, serve: Serve | None) -> Any:
+    where = device_of(model)
+    distinct, column = np.unique(ads, return_inverse=True)
+    ad_UE = _embed(model.ad_embedding, tables.ad_block, distinct, domain, where)
+    user_BE = _embed(model.user_embedding, tables.user_block, user, domain, where)
+    return np.take_along_axis((user_BE @ ad_UE.T).cpu().numpy(), column.reshape(ads.shape), axis=1)
+
+
+def _listed_by_ranker(model: Ranker, tables: Tables, domain: int, user: Any, ads: Any, serve: Serve | None) -> Any:
+    where = device_of(model)
+    width = ads.shape[1]
+    user_row, ad_row = np.repeat(user, width), ads.ravel()
+    context = tables.schema.block("context")
+    parts = []
+    for start in range(0, len(ad_row), SCORE_ROWS):
+        piece = slice(start, start + SCORE_ROWS)
+        rows = len(ad_row[piece])
+        arrays = (
+            *tables.user_block(user_row[piece], domain),
+            np.zeros((rows, context.code_width), dtype=np.int32),
+            np.zeros((rows, context.dense_width), dtype=np.float32),
+            *tables.ad_block(ad_row[piece], domain),
+            np.full(rows, domain, dtype=np.int64),
+        )
+        nothing = torch.zeros(rows)
+        rows_of = (torch.from_numpy(user_row[piece]), torch.from_numpy(ad_row[piece]))
+        batch = Batch(Inputs(*map(torch.from_numpy, arrays)), nothing, *rows_of, nothing.long()).to(where)
+        parts.append(model((serve or model.serving_inputs)(batch)).cpu().numpy())
+    return np.concatenate(parts).reshape(ads.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import polars as pl
 from contracts.files import load_array, save_array
 from contracts.ids import IdTable
 from contracts.schema import AD_ID, Encoded, FeatureSchema, Side
-from trainer.history import HISTORY, history_from_positives
+from trainer.history import history_from_positives
 
 CHUNK_ROWS = 100_000
 ROW, DOMAIN = "mdrec_row", "mdrec_domain"  # an entity's row and domain number, carried beside its features
@@ -97,14 +97,17 @@ class TableWriter:
             codes[where] = encoded.codes
             dense[where] = encoded.dense
 
-    def history(self, has_time: bool) -> None:
-        """Fill the user side's history columns from the training positives that `events` wrote."""
-        column = next(one.columns for one in self.schema.block("user").fields if one.name == HISTORY)
+    def history(self, splits: Sequence[str], has_time: bool) -> None:
+        """history_<split>.npy (U, L): each user's ads by the positives of all splits up to that one."""
         ad_id = next(one.start for one in self.schema.block("ad").fields if one.name == AD_ID)
-        user_row, ad_row, time = (load_array(self.directory / "train" / f"{one}.npy") for one in ("user_row", "ad_row", "time"))
-        ad_code = load_array(self.directory / "ad_codes.npy")[:, ad_id][ad_row]
-        codes = np.lib.format.open_memmap(self.directory / "user_codes.npy", mode="r+")
-        codes[:, column] = history_from_positives(user_row, ad_code, len(self.sides.users), time if has_time else None)
+        code_of_ad = load_array(self.directory / "ad_codes.npy")[:, ad_id]
+        parts: list[list[Array]] = []
+        for split in splits:
+            parts.append([load_array(self.directory / split / f"{one}.npy") for one in ("user_row", "ad_row", "time")])
+            user_row, ad_row, time = (np.concatenate(column) for column in zip(*parts, strict=True))
+            users = len(self.sides.users)
+            history = history_from_positives(user_row, code_of_ad[ad_row], users, time if has_time else None)
+            save_array(self.directory / f"history_{split}.npy", history)
 
     def events(self, split: str, frame: pl.LazyFrame, offsets: Array) -> Iterator[Written]:
         """Writes one split, and yields what it wrote chunk by chunk. offsets: (D + 1,), each domain's first row."""

@@ -24,7 +24,7 @@ from contracts.ids import IdTable
 from contracts.schema import AD_ID, FeatureSchema
 from trainer.datasets.canonical import Dataset
 from trainer.freeze import MIN_COUNT
-from trainer.history import leave_one_out
+from trainer.history import HISTORY, leave_one_out
 from trainer.layers import Inputs
 from trainer.tabulate import SPLITS, tabulate
 
@@ -58,10 +58,14 @@ class Candidates(NamedTuple):
 
 
 class Tables:
-    """A directory that `build` wrote. Everything in it is read through the page cache; nothing grows with the log."""
+    """A directory that `build` wrote. Everything in it is read through the page cache; nothing grows with the log.
 
-    def __init__(self, directory: Path) -> None:
+    as_of: the split whose positives, and those of the splits before it, make up `history` where that is a feature.
+    """
+
+    def __init__(self, directory: Path, as_of: str = "train") -> None:
         self.directory = directory
+        self.as_of = as_of
         self._body = read_json(directory / "tables.json")
         self.schema = FeatureSchema.load(directory / "schema")
         self.users = IdTable.load(directory / "users")
@@ -76,6 +80,7 @@ class Tables:
             side: (load_array(directory / f"{side}_codes.npy"), load_array(directory / f"{side}_dense.npy"))
             for side in ("user", "ad", "user_domain", "ad_domain")
         }
+        self._history = _history(self.schema, directory, as_of)
         self._bid, self._active = load_array(directory / "bid.npy"), load_array(directory / "active.npy")
         self.impressions = load_array(directory / "impressions.npy")  # (D, A) int64, training events
         self.positives = load_array(directory / "positives.npy")  # (D, A) int64, training events with label 1
@@ -89,6 +94,10 @@ class Tables:
     @classmethod
     def open(cls, directory: Path) -> Tables:
         return cls(Path(directory))
+
+    def at(self, split: str) -> Tables:
+        """The same tables with histories that reach through `split`: "valid" to judge on the test, "test" to serve."""
+        return Tables(self.directory, split)
 
     @property
     def cutoff(self) -> datetime | None:
@@ -116,13 +125,12 @@ class Tables:
         return self._events[split][name]
 
     def batch(self, split: str, indices: Rows) -> Batch:
-        """The events of a split at `indices`. Training rows of positives-only data do not see their own ad in the user's
-        history."""
+        """The events of a split at `indices`. Rows that a history was made from do not see their own ad in it."""
         events = self._events[split]
         user_row, ad_row, domain = (np.asarray(events[one][indices], dtype=np.int64) for one in ("user_row", "ad_row", "domain"))
         user_codes, user_dense = self.user_block(user_row, domain)
         ad_codes, ad_dense = self.ad_block(ad_row, domain)
-        if split == "train":
+        if SPLITS.index(split) <= SPLITS.index(self.as_of):
             user_codes = leave_one_out(self.schema, user_codes, ad_codes[:, self._ad_id_column])
         inputs = Inputs(
             *_tensors(user_codes, user_dense, events["context_codes"][indices], events["context_dense"][indices]),
@@ -132,10 +140,10 @@ class Tables:
 
     def user_block(self, user_rows: Rows, domain: int | Rows) -> Codes:
         """The user block in a domain (one for all rows, or one a row): codes (B, Iu) int32, dense (B, Nu) float32."""
-        codes, dense = self._sides["user"]
+        dense = self._sides["user"][1]
         domain_codes, domain_dense = self._sides["user_domain"]
         return (
-            np.concatenate([codes[user_rows], domain_codes[user_rows, domain]], axis=1),
+            np.concatenate([self._user_codes(user_rows), domain_codes[user_rows, domain]], axis=1),
             np.concatenate([dense[user_rows], domain_dense[user_rows, domain]], axis=1),
         )
 
@@ -150,8 +158,8 @@ class Tables:
 
     def user_sides(self, user_rows: Rows) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
         """codes (B, I), dense (B, N) of side user; domain_codes (B, D, Id), domain_dense (B, D, Nd) of side user_domain."""
-        (codes, dense), (domain_codes, domain_dense) = self._sides["user"], self._sides["user_domain"]
-        return codes[user_rows], dense[user_rows], domain_codes[user_rows], domain_dense[user_rows]
+        dense, (domain_codes, domain_dense) = self._sides["user"][1], self._sides["user_domain"]
+        return self._user_codes(user_rows), dense[user_rows], domain_codes[user_rows], domain_dense[user_rows]
 
     def eligible(self, domain: int) -> NDArray[np.int32]:
         """Ad rows that may be shown: active in ad_domains.parquet where there is one, else seen there in training."""
@@ -179,6 +187,14 @@ class Tables:
             raise BadInput(f"unknown domain {name!r}", f"known: {', '.join(self.domains)}")
         return self.schema.domain_index[name]
 
+    def _user_codes(self, user_rows: Rows) -> NDArray[np.int32]:
+        codes: NDArray[np.int32] = self._sides["user"][0][user_rows]
+        if self._history is not None:
+            columns, history = self._history
+            codes = np.array(codes)
+            codes[:, columns] = history[user_rows]
+        return codes
+
     @cached_property
     def _ad_id_column(self) -> int:
         return next(one.start for one in self.schema.block("ad").fields if one.name == AD_ID)
@@ -187,6 +203,14 @@ class Tables:
     def _events(self) -> dict[str, dict[str, NDArray[Any]]]:
         names = ("user_row", "ad_row", "domain", "label", "time", "context_codes", "context_dense")
         return {split: {name: load_array(self.directory / split / f"{name}.npy") for name in names} for split in SPLITS}
+
+
+def _history(schema: FeatureSchema, directory: Path, as_of: str) -> tuple[slice, NDArray[np.int32]] | None:
+    """Where the derived history stands in the user codes, and what it is; None when the data bring their own or none."""
+    path = directory / f"history_{as_of}.npy"
+    if not path.is_file():
+        return None
+    return next(one.columns for one in schema.block("user").fields if one.name == HISTORY), load_array(path)
 
 
 def _tensors(*arrays: NDArray[Any]) -> list[Tensor]:

@@ -63,7 +63,7 @@ class _Tabulation:
                     tally.add(written)
         tally.save(self.directory)
         if self._needs_history():
-            writer.history(self.dataset.spec.timestamp is not None)
+            writer.history(SPLITS, self.dataset.spec.timestamp is not None)
         self._catalogue(schema, sides, tally)
         candidates = [name for name in ("valid", "test") if self._candidates(name, schema, sides)]
         body = {
