@@ -143,3 +143,9 @@ def test_an_index_over_other_ads_is_refused(directory: Path, tmp_path: Path) -> 
     republish(directory)
     with pytest.raises(BundleError, match="13 x 4"):
         Bundle(directory)
+
+
+def test_no_graph_starts_threads_of_its_own(directory: Path) -> None:
+    for graph in Bundle(directory).graphs.values():
+        options = graph._session.get_session_options()
+        assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
