@@ -25,7 +25,7 @@ class Batch(NamedTuple):
 
 
 def schema(domains: int = 3) -> FeatureSchema:
-    """user: user_id, taste (what decides), age (dense), seen (a sequence of ad_id); ad: ad_id, style (what decides), price
+    """user: user_id, taste, age (dense), seen (a sequence of ad_id); ad: ad_id, style (what decides), price
     (binned); context: hour."""
     features = (
         FeatureSpec(name="user_id", side="user", kind="categorical"),
@@ -44,14 +44,16 @@ def schema(domains: int = 3) -> FeatureSchema:
 
 
 def batch(rows: int, domains: int = 3, seed: int = 0, domain: int | None = None) -> Batch:
-    """A click iff (taste + domain) mod LEVELS = style mod LEVELS: no domain-blind scorer can know it. Columns follow
-    `schema`: user codes user_id, taste, seen x LENGTH."""
+    """A click iff (style + domain) mod LEVELS < 2: no domain-blind scorer can know it. Columns follow `schema`: user codes
+    user_id, taste, seen x LENGTH."""
     rng = np.random.default_rng(seed)
     user, ad = rng.integers(USERS, size=rows), rng.integers(ADS, size=rows)
     taste, style = rng.integers(LEVELS, size=rows), rng.integers(LEVELS, size=rows)
     where = rng.integers(domains, size=rows) if domain is None else np.full(rows, domain)
-    label = (taste + where) % LEVELS == style
-    seen = np.where(np.arange(LENGTH) < rng.integers(LENGTH + 1, size=(rows, 1)), rng.integers(ADS, size=(rows, LENGTH)) + FIRST, 0)
+    label = (style + where) % LEVELS < 2
+    seen = np.where(
+        np.arange(LENGTH) < rng.integers(LENGTH + 1, size=(rows, 1)), rng.integers(ADS, size=(rows, LENGTH)) + FIRST, 0
+    )
     inputs = Inputs(
         user_codes=_int(np.column_stack([user + FIRST, taste + FIRST, seen])),
         user_dense=torch.tensor(rng.standard_normal((rows, 1)), dtype=torch.float32),
@@ -86,9 +88,7 @@ def export(ranker: Ranker, request: Inputs, path: Path) -> onnxruntime.Inference
     names = [name for name, one in zip(Inputs._fields, request, strict=True) if one is not None]
     candidates = torch.export.Dim("candidates", min=1, max=4096)
     shapes = tuple({0: candidates} if name.startswith("ad_") else None for name in names)
-    torch.onnx.export(
-        _Positional(ranker), tensors, path, dynamo=True, dynamic_shapes=(shapes,), input_names=names, verbose=False
-    )
+    torch.onnx.export(_Positional(ranker), tensors, path, dynamo=True, dynamic_shapes=(shapes,), input_names=names, verbose=False)
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 

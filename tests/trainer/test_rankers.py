@@ -1,0 +1,228 @@
+"""One behaviour suite for every ranker and every variant that changes what is computed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranker_world import Batch, batch, export, one_request, run, schema
+from torch import Tensor
+
+from contracts.errors import BadInput
+from trainer import dfei, dsfm, dsfm_dfei
+from trainer.baselines import separate_dnn, shared_dnn
+from trainer.layers import Inputs, Ranker
+from trainer.metrics import auc
+
+DOMAINS = 3
+SENSITIVE = ["style", "taste", "seen"]
+SMALL: dict[str, Any] = {"hidden": (16, 12), "dim": 8, "embedding_l2": 1e-4}
+_FEATURES = dfei.DFEIConfig(hidden=(16, 12), dropout=(0.0, 0.0))
+_DNN = shared_dnn.SharedDNNConfig(**SMALL, dropout=0.0)
+MODELS: dict[str, tuple[Any, Any, dict[str, dict[str, Any]]]] = {
+    "shared_dnn": (shared_dnn.SharedDNN, _DNN, shared_dnn.VARIANTS),
+    "separate_dnn": (separate_dnn.SeparateDNN, _DNN, separate_dnn.VARIANTS),
+    "dsfm": (dsfm.DSFM, dsfm.DSFMConfig(**SMALL, dropout=0.0), dsfm.VARIANTS),
+    "dfei": (dfei.DFEI, dfei.DFEIConfig(**SMALL, dropout=(0.0, 0.0)), dfei.VARIANTS),
+    "dsfm_dfei": (
+        dsfm_dfei.DSFMDFEI,
+        dsfm_dfei.DSFMDFEIConfig(**SMALL, dropout=0.0, features=_FEATURES),
+        {"v_d_only": {"features": replace(_FEATURES, per_user=False)}},  # the others are those of dsfm
+    ),
+}
+CALLERS = {"last_n", "all_features"}  # who builds the model feeds it other features
+BUILT = [*MODELS, *(f"{name}:{one}" for name, (_, _, found) in MODELS.items() for one in found if one not in CALLERS)]
+GRAPHS = [one for one in BUILT if one.partition(":")[2] not in {"base_only", "frozen_random", "learned", "clicked_only", "turns"}]
+
+
+class Entities:
+    """The part of Tables that `prepare` reads."""
+
+    def __init__(self, train: Batch) -> None:
+        self._columns = {"user_row": train.user_row.numpy(), "domain": train.inputs.domain.numpy()}
+
+    def column(self, split: str, name: str) -> Any:
+        return self._columns[name]
+
+
+def build(name: str, seed: int = 0) -> Ranker:
+    model, _, variant = name.partition(":")
+    cls, config, variants = MODELS[model]
+    torch.manual_seed(seed)
+    return cls(schema(DOMAINS), replace(config, **variants[variant]) if variant else config, SENSITIVE)
+
+
+def stirred(name: str, seed: int = 0) -> Ranker:
+    """With parameters and statistics far from their quiet start, so that every path shows in the output."""
+    model = build(name, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for one in (*model.parameters(), *(one for key, one in model.named_buffers() if key.endswith("vectors_DK"))):
+            one.add_(0.3 * torch.randn(one.shape, generator=generator))
+    return model.eval()
+
+
+def train(model: Ranker, data: Batch, steps: int, lr: float = 0.02) -> Tensor:
+    model.prepare(Entities(data))  # type: ignore[arg-type]
+    optimizer = torch.optim.Adam(model.parameter_groups(lr))
+    model.train()
+    loss = torch.zeros(())
+    for _ in range(steps):
+        model.start_epoch()
+        for part in [data] if not model.domain_pure else [of_domain(data, one) for one in range(DOMAINS)]:
+            loss = model.training_loss(part)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return loss.detach()
+
+
+def of_domain(data: Batch, domain: int) -> Batch:
+    rows = (data.inputs.domain == domain).nonzero().squeeze(1)
+    return Batch(pick(data.inputs, rows), *(one[rows] for one in data[1:]))
+
+
+def pick(inputs: Inputs, rows: Tensor) -> Inputs:
+    return Inputs(*(None if one is None else one[rows] for one in inputs))
+
+
+def vectors(model: Ranker, rows: int) -> Tensor | None:
+    if model.user_vectors is None:
+        return None
+    return torch.randn(rows, DOMAINS, model.user_vectors.dimension, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_learns_what_no_domain_blind_model_can(name: str) -> None:
+    data, fresh = batch(600, DOMAINS, seed=1), batch(600, DOMAINS, seed=2)
+    model = build(name)
+    train(model, data, 70)
+    model.eval()
+    with torch.no_grad():
+        logit = model(model.serving_inputs(fresh))
+    assert auc(fresh.label.numpy(), logit.numpy()) > 0.9  # the best domain-blind scorer has 2/3
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_gradient_reaches_every_parameter(name: str) -> None:
+    model = stirred(name).train()
+    data = batch(300, DOMAINS, seed=3)
+    model.prepare(Entities(data))  # type: ignore[arg-type]
+    model.training_loss(data).backward()
+    unreached = [key for key, one in model.named_parameters() if one.grad is None or not one.grad.abs().sum() > 0]
+    assert unreached == []
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_a_row_alone_equals_the_row_in_a_crowd(name: str) -> None:
+    model = stirred(name)
+    many = batch(40, DOMAINS, seed=4).inputs
+    many = many._replace(user_vectors=vectors(model, 40))
+    with torch.no_grad():
+        crowd = model(many)
+        alone = torch.cat([model(pick(many, torch.tensor([row]))) for row in range(40)])
+    torch.testing.assert_close(crowd, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_one_shared_user_row_equals_that_row_repeated(name: str) -> None:
+    model = stirred(name)
+    request = one_request(batch(9, DOMAINS, seed=5).inputs, vectors(model, 1))
+    repeated = Inputs(*(one if one is None or len(one) == 9 else one.expand(9, *one.shape[1:]) for one in request))
+    with torch.no_grad():
+        torch.testing.assert_close(model(request), model(repeated), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.filterwarnings("ignore")
+def test_exported_graph_agrees(name: str, tmp_path: Path) -> None:
+    model = stirred(name)
+    request = one_request(batch(6, DOMAINS, seed=6).inputs, vectors(model, 1))
+    session = export(model, request, tmp_path / "ranker.onnx")
+    for rows, seed in ((1, 7), (2, 8), (300, 9)):
+        asked = one_request(batch(rows, DOMAINS, seed=seed).inputs, vectors(model, 1))
+        for domain in range(DOMAINS):
+            here = asked._replace(domain=torch.tensor([domain]))
+            with torch.no_grad():
+                expected = model(here).numpy()
+            assert abs(run(session, here) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_same_seed_gives_the_same_bytes(name: str) -> None:
+    states = []
+    for _ in range(2):
+        model = build(name, seed=11)
+        train(model, batch(200, DOMAINS, seed=12), 3)
+        states.append(model.state_dict())
+    assert all(torch.equal(one, states[1][key]) for key, one in states[0].items())
+
+
+@pytest.mark.parametrize("name", [one for one in BUILT if ":" in one])
+def test_a_variant_computes_something_else(name: str) -> None:
+    """With the parameters that both have set equal, logits or what training leaves behind differ."""
+    base, variant = stirred(name.partition(":")[0], seed=1), stirred(name, seed=1)
+    shared = {key: one for key, one in base.state_dict().items() if key in variant.state_dict()}
+    variant.load_state_dict({**variant.state_dict(), **shared})
+    data = batch(200, DOMAINS, seed=13)
+    outcomes = []
+    for model in (base, variant):
+        groups = [round(one["lr"], 6) for one in model.parameter_groups(1.0)]
+        train(model, data, 1)
+        model.eval()
+        with torch.no_grad():
+            outcomes.append((groups, model(model.serving_inputs(data))))
+    assert outcomes[0][0] != outcomes[1][0] or (outcomes[0][1] - outcomes[1][1]).abs().max() > 1e-4
+
+
+def test_selection_variants_tell_the_caller_what_to_feed() -> None:
+    chosen = {name: replace(dsfm.DSFMConfig(), **dsfm.VARIANTS[name]).selection for name in sorted(CALLERS)}
+    assert chosen == {"all_features": "all", "last_n": "last"}
+
+
+def test_the_papers_sizes() -> None:
+    public, industrial = dsfm.public(), dsfm.industrial()
+    assert (public.dim, public.hidden, public.attention, public.hidden_attention) == (8, (128, 64, 32), 16, 4)
+    assert (industrial.dim, industrial.hidden, industrial.attention, industrial.hidden_attention) == (8, (256, 128, 64), 32, 8)
+
+
+@pytest.mark.parametrize(("sensitive", "message"), [([], "no sensitive features"), (["colour"], "'colour'")])
+@pytest.mark.parametrize("model", ["dsfm", "dsfm_dfei"])
+def test_memory_without_known_features_is_refused(model: str, sensitive: list[str], message: str) -> None:
+    cls, config, _ = MODELS[model]
+    with pytest.raises(BadInput, match=message):
+        cls(schema(DOMAINS), config, sensitive)
+    assert dsfm.DSFM(schema(DOMAINS), dsfm.DSFMConfig(base_only=True), [])
+
+
+def test_separate_domains_share_nothing() -> None:
+    """What one domain learns changes no answer of another."""
+    model = build("separate_dnn")
+    others = of_domain(batch(200, DOMAINS, seed=14), 1).inputs
+    model.eval()
+    with torch.no_grad():
+        before = model(others)
+        model.train()
+    for _ in range(3):
+        train(model, of_domain(batch(200, DOMAINS, seed=15), 0), 1)
+    model.eval()
+    with torch.no_grad():
+        assert torch.equal(model(others), before)
+
+
+def test_a_hundred_domains_cost_what_their_rows_cost() -> None:
+    """Each row runs through one tower: the multiplications of a mixed batch do not grow with the number of domains."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    flops = []
+    for domains in (2, 100):
+        torch.manual_seed(0)
+        model = dfei.DFEI(schema(domains), MODELS["dfei"][1])
+        data = batch(256, domains, seed=16)
+        with FlopCounterMode(display=False) as counter:
+            model.training_loss(data)
+        flops.append(counter.get_total_flops())
+    assert flops[1] < 1.5 * flops[0]
