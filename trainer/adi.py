@@ -15,22 +15,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contracts.schema import AD_ID, UNKNOWN, USER_ID, FeatureSchema
+from contracts.schema import AD_ID, FIRST, UNKNOWN, USER_ID, FeatureSchema
 from trainer.adi_layers import ADAPTATIONS, Adaptation, FusedExperts, Fusion, NetworkMul, NormedMLP
 from trainer.layers import FieldEmbedding
-from trainer.sampling import Negatives, Positives, sampled_softmax
+from trainer.sampling import Entities, Negatives, Positives, sampled_softmax, training_pairs
 from trainer.two_tower import TwoTower
+
+# Popularity's Recall@50 in KuaiRand's smallest judged tab (882 clicks): .173 from 0 to .1, .162 at .4, .067 at 1.5.
+_PSEUDO_COUNT = 0.1  # an ad, on average
 
 
 @dataclass(frozen=True)
 class ADIConfig:
     """What the towers are, and how they are trained. width: of tokens and of the embedding before the popularity dimension."""
 
-    width: int = 64
+    width: int = 128
     adaptation: Adaptation = "se"
     shared_experts: int = 1
     expert_widths: tuple[int, ...] = (128, 64)
@@ -40,16 +44,16 @@ class ADIConfig:
     residual: bool = True
     popularity: bool = True
     normalised: bool = True
-    temperature: float = 0.1
+    temperature: float = 0.15
     spread: float = 0.1
     embedding_l2: float = 0.0
-    user_id_dropout: float = 0.7
+    user_id_dropout: float = 0.9
     self_training_percent: float = 5.0
     self_training_step: float = 5.0
     batch_size: int = 1024
     uniform_negatives: int = 1024
-    learning_rate: float = 3e-3
-    epochs: int = 20
+    learning_rate: float = 2e-3
+    epochs: int = 8
 
 
 class Tower(nn.Module):
@@ -119,6 +123,22 @@ class ADI(TwoTower):
         loss = sampled_softmax(user_BE @ ad_UE.T, negatives)
         decay = user_tokens.square().sum((1, 2)).mean() + ad_tokens.square().sum((1, 2)).mean()
         return loss + self.config.embedding_l2 * decay
+
+    def prepare(self, tables: Entities) -> None:
+        """Start the popularity dimension at the log of the ad's positives in the domain, smoothed towards its share over all
+        domains: the towers then learn what popularity does not tell."""
+        if self.popularity is None:
+            return
+        pairs, ads = training_pairs(tables), self.ads_a_domain
+        codes, _ = tables.ad_block(pairs.ad_row, pairs.domain)
+        code = codes[:, self.ad_id_column].astype(np.int64)
+        count_DA = np.zeros((self.popularity.num_embeddings // ads, ads))
+        np.add.at(count_DA, (pairs.domain, code), 1.0)
+        pooled_A = count_DA.sum(axis=0) + 1.0
+        log_count_DA = np.log(count_DA + _PSEUDO_COUNT * ads * pooled_A / pooled_A.sum())
+        log_count_DA[:, :FIRST] = log_count_DA.min(axis=1, keepdims=True)  # nothing is known of an unseen ad
+        with torch.no_grad():
+            self.popularity.weight.copy_(torch.from_numpy(log_count_DA.reshape(-1, 1)))
 
     def _user(self, codes: Tensor, dense: Tensor, domain: int) -> tuple[Tensor, Tensor]:
         if self.training:

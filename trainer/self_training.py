@@ -25,10 +25,10 @@ def percent_of(epoch: int, first_epoch: int, percent: float, step: float) -> flo
 
 
 def candidates(tables: Entities, pairs: Pairs, target: int) -> Pairs:
-    """What could be a pseudo-positive of the target: distinct pairs of the other domains whose user has positives in the target
-    and whose ad is eligible there, without the pairs that are positives there already. -> Pairs, domain all `target`."""
+    """What could be a pseudo-positive of the target: distinct pairs of the other domains whose ad is eligible there, without
+    the pairs that are positives there already. Users need not be of the target: where domains share ads and no users, what
+    its ads have in common is still to be learned. -> Pairs, domain all `target`."""
     own, other = pairs.domain == target, pairs.domain != target
-    other &= np.isin(pairs.user_row, pairs.user_row[own])
     other &= np.isin(pairs.ad_row, tables.eligible(target))
     base = int(pairs.ad_row.max(initial=0)) + 1
     key = pairs.user_row * base + pairs.ad_row

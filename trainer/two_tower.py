@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from trainer.sampling import Negatives, Positives, sampled_softmax
+from trainer.sampling import Entities, Negatives, Positives, sampled_softmax
 
 
 class TwoTower(nn.Module):
@@ -21,6 +21,9 @@ class TwoTower(nn.Module):
     def ad_embedding(self, codes: Tensor, dense: Tensor, domain: int) -> Tensor:
         """codes: (B, Ia) int32, dense: (B, Na) float32 -> (B, E) float32."""
         raise NotImplementedError
+
+    def prepare(self, tables: Entities) -> None:
+        """Start from what the training positives tell; called once before training, and before loading a checkpoint."""
 
     def training_loss(self, batch: Positives, negatives: Negatives) -> Tensor:
         """Sampled softmax of the batch's positives against its own ads and the uniform ones."""
