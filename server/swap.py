@@ -185,5 +185,5 @@ def _stamp(paths: list[Path]) -> Stamp:
             status = path.stat()
         except FileNotFoundError:
             continue
-        found.append((str(path), status.st_ino, status.st_mtime_ns, status.st_size))
+        found.append((str(path), status.st_ctime_ns, status.st_mtime_ns, status.st_size))
     return tuple(found)

@@ -31,12 +31,14 @@ def checkerboard() -> World:
 
 
 @pytest.fixture(scope="session")
-def shared(checkerboard: World, redis_server: LocalRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One gateway for tests that only ask."""
+def shared(checkerboard: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One gateway, with a Redis that nobody else writes to, for tests that only ask."""
     home = tmp_path_factory.mktemp("shared")
     checkerboard.build(home)
-    with running(Settings(home=home, redis_url=redis_server.url, redis_timeout_ms=2000)) as one:
+    server = LocalRedis(home / "redis").start()
+    with running(Settings(home=home, redis_url=server.url, redis_timeout_ms=2000)) as one:
         yield one
+    server.stop()
 
 
 @pytest.fixture

@@ -110,7 +110,10 @@ class World:
         if not built.exists():
             self._write(built)
         directory = home / "bundles" / self.bundle_id
-        shutil.copytree(built, directory)
+        aside = home / "aside" / self.bundle_id
+        shutil.copytree(built, aside)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        aside.rename(directory)  # whole or absent, as the night publishes it
         if alias:
             Aliases(home).move(self.recipe, self.bundle_id)
         return directory
