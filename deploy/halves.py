@@ -23,11 +23,12 @@ from trainer.train import (
 )
 
 HELD_OUT = ("valid", "test")  # in the order of time
+_BEFORE = {"valid": "train", "test": "valid"}
 
 
 class Halves:
-    """Trains by name. `trained_*` has seen the training window alone and is what gates measure; `final_*` then takes one
-    pass over the held-out rows and is what serves."""
+    """Trains by name. `judged_*` has seen all but the test and is what gates measure; `final_*` then takes one pass over the
+    test as well and is what serves."""
 
     def __init__(self, tables: Tables, facts: Mapping[str, Any], steps: Steps, seed: int) -> None:
         self._tables = tables
@@ -35,49 +36,51 @@ class Halves:
         self._steps = steps
         self._seed = seed
 
-    def trained_retriever(self, name: str) -> TrainedRetriever:
-        return load_retriever(name, self._tables, self._seed, self._trained_retriever(name))
+    def judged_retriever(self, name: str) -> TrainedRetriever:
+        return load_retriever(name, self._tables, self._seed, self._retriever(name, "valid"))
 
-    def trained_ranker(self, name: str) -> TrainedRanker:
-        return load_ranker(name, self._tables, self._seed, self._trained_ranker(name))
+    def judged_ranker(self, name: str) -> TrainedRanker:
+        return load_ranker(name, self._tables, self._seed, self._ranker(name, "valid"))
 
     def final_retriever(self, name: str) -> TrainedRetriever:
-        source = self._trained_retriever(name)
-
-        def work(path: Path) -> None:
-            _copy(source, path)
-            half = load_retriever(name, self._tables, self._seed, path)
-            for split in HELD_OUT:
-                catch_up(half.model, self._tables, split, half.settings, path)
-
-        path = self._steps.run(f"catch-up-{name}", self._of(name), work)
-        return load_retriever(name, self._tables, self._seed, path)
+        return load_retriever(name, self._tables, self._seed, self._retriever(name, "test"))
 
     def final_ranker(self, name: str) -> TrainedRanker:
-        source = self._trained_ranker(name)
+        return load_ranker(name, self._tables, self._seed, self._ranker(name, "test"))
 
-        def work(path: Path) -> None:
-            _copy(source, path)
+    def _retriever(self, name: str, through: str) -> Path:
+        """The retriever trained through a split: early-stopped on the training window, then one pass a held-out split."""
+        if through == "train":
+
+            def train(path: Path) -> None:
+                train_retriever(name, self._tables, self._seed, path)
+
+            return self._steps.run(f"train-{name}", self._of(name), train, resumable=True)
+        before = self._retriever(name, _BEFORE[through])
+
+        def learn(path: Path) -> None:
+            _copy(before, path)
+            half = load_retriever(name, self._tables, self._seed, path)
+            catch_up(half.model, self._tables, through, half.settings, path)
+
+        return self._steps.run(f"{through}-{name}", self._of(name), learn)
+
+    def _ranker(self, name: str, through: str) -> Path:
+        if through == "train":
+            base = self._attribution() if ranker_plan(name).selection else None
+
+            def train(path: Path) -> None:
+                train_ranker(name, self._tables, self._seed, path, base=base)
+
+            return self._steps.run(f"train-{name}", self._of(name), train, resumable=True)
+        before = self._ranker(name, _BEFORE[through])
+
+        def learn(path: Path) -> None:
+            _copy(before, path)
             half = load_ranker(name, self._tables, self._seed, path)
-            for split in HELD_OUT:
-                catch_up(half.model, self._tables, split, half.settings, path)
+            catch_up(half.model, self._tables, through, half.settings, path)
 
-        path = self._steps.run(f"catch-up-{name}", self._of(name), work)
-        return load_ranker(name, self._tables, self._seed, path)
-
-    def _trained_retriever(self, name: str) -> Path:
-        def work(path: Path) -> None:
-            train_retriever(name, self._tables, self._seed, path)
-
-        return self._steps.run(f"train-{name}", self._of(name), work, resumable=True)
-
-    def _trained_ranker(self, name: str) -> Path:
-        base = self._attribution() if ranker_plan(name).selection else None
-
-        def work(path: Path) -> None:
-            train_ranker(name, self._tables, self._seed, path, base=base)
-
-        return self._steps.run(f"train-{name}", self._of(name), work, resumable=True)
+        return self._steps.run(f"{through}-{name}", self._of(name), learn)
 
     def _attribution(self) -> Path:
         def work(path: Path) -> None:

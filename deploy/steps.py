@@ -26,11 +26,11 @@ class Steps:
     def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
         self._directory = directory
         self._say = say
-        self._source = _source_digest()
+        self.source = _source_digest()
         self.seconds: dict[str, float] = {}
 
     def path(self, name: str, depends_on: Mapping[str, Any]) -> Path:
-        return self._directory / f"{name}-{digest({**depends_on, 'source': self._source})[:16]}"
+        return self._directory / f"{name}-{digest({**depends_on, 'source': self.source})[:16]}"
 
     def run(self, name: str, depends_on: Mapping[str, Any], work: Callable[[Path], None], resumable: bool = False) -> Path:
         """Return the finished step's directory. A step that is not `resumable` starts from an empty directory."""

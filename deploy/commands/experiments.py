@@ -6,6 +6,7 @@ import getpass
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,7 +97,7 @@ def report(
     import redis
     from rich.console import Console
 
-    from abtest import analyze
+    from abtest import analyze, render
     from abtest.experiments import ExperimentStore
     from abtest.promote import decide
     from contracts.files import write_bytes
@@ -108,10 +109,10 @@ def report(
         definitions = ExperimentStore(client).read().definitions
     result = analyze.report(events_directory(), definitions, key)
     if json_out:
-        write_bytes(json_out, analyze.to_json(result).encode())
-    Console().print(analyze.to_rich(result))
+        write_bytes(json_out, json.dumps(asdict(result), default=str, indent=2).encode())
+    Console().print(render.to_table(result))
     decision = decide(result)
-    typer.echo(f"{decision.verdict}: {'; '.join(decision.reasons)}")
+    typer.echo(f"{decision.action}: {'; '.join(decision.reasons)}")
 
 
 def _change(amend: Callable[[Definitions], Definitions], why: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,7 +53,7 @@ def explain(request_id: Annotated[str, typer.Argument(help="request_id of an ans
 
     with redis_url(home()) as url, redis.Redis.from_url(url) as client:
         record = client.get(keys.request_record(request_id))
-    if record is None:
+    if record is None or json.loads(record).get("kind") == "facts":  # what live fold-in keeps is no decision record
         raise BadInput(f"no decision record for request {request_id!r}", "ask with explain: true; records expire")
     Console().print_json(record.decode())
 
