@@ -77,11 +77,6 @@ class UserMemory(nn.Module):
         self.vectors_PK = torch.zeros_like(self.vectors_PK)
         self.counts_P = torch.zeros_like(self.counts_P)
 
-    def install(self, user_P: Tensor, domain_P: Tensor, vectors_PK: Tensor, counts_P: Tensor) -> None:
-        """Replace everything by unique pairs encoded elsewhere (the feature store re-encodes the last days)."""
-        pairs, order = torch.sort(user_P.long() * self.domains + domain_P.long())
-        self.pairs_P, self.vectors_PK, self.counts_P = pairs, vectors_PK[order], counts_P[order]
-
     def blended(self, user_B: Tensor, prior_DK: Tensor, kappa: float) -> Tensor:
         """v_BDK = (n m + kappa v) / (n + kappa): what contracts.user_row.blend serves. n = 0: the domain's own vector."""
         if len(self.pairs_P) == 0:

@@ -83,14 +83,13 @@ def test_memory_is_what_the_server_folds_and_blends() -> None:
         np.testing.assert_allclose(blended[one], blend(row.vectors, row.counts, prior, 5.0), atol=1e-5)
 
 
-def test_installed_vectors_replace_the_memory() -> None:
+def test_everyone_is_a_stranger_after_forgetting() -> None:
     memory = UserMemory(2, 1)
-    memory.allocate(torch.tensor([0]), torch.tensor([0]))
-    memory.install(torch.tensor([5, 3]), torch.tensor([0, 1]), torch.tensor([[2.0], [4.0]]), torch.tensor([1.0, 3.0]))
-    found = memory.blended(torch.tensor([0, 3, 5]), torch.zeros(2, 1), kappa=1.0)
-    assert found.squeeze(2).tolist() == [[0.0, 0.0], [0.0, 3.0], [1.0, 0.0]]
+    memory.allocate(torch.tensor([5]), torch.tensor([0]))
+    memory.fold(torch.tensor([5]), torch.tensor([0]), torch.tensor([[2.0]]), ONES(1))
+    assert memory.blended(torch.tensor([5]), torch.zeros(2, 1), 1.0).squeeze(2).tolist() == [[1.0, 0.0]]
     memory.forget()
-    assert memory.blended(torch.tensor([3]), torch.zeros(2, 1), 1.0).abs().sum() == 0
+    assert memory.blended(torch.tensor([5]), torch.zeros(2, 1), 1.0).abs().sum() == 0
 
 
 def _model(**changes: object) -> DFEI:
