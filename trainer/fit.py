@@ -1,5 +1,7 @@
 """One plain training loop for every gradient model: seeded, checkpointed after each epoch, stopped early.
 
+An epoch is one pass over the training rows, or as many as make 50 steps where the rows are few.
+
 What an epoch draws (row order, negatives, dropout) follows from (seed, epoch) alone, so a run killed at any moment and
 started again ends in the same bytes on the same machine with the same number of threads.
 
@@ -30,6 +32,7 @@ from trainer.tables import Tables
 from trainer.two_tower import TwoTower
 
 _RECALL_AT = 50
+_MIN_STEPS = 50  # fewer batches make an epoch several passes: nothing is judged before something can be learned
 _CATCH_UP = 1_000_000  # an epoch number no fit reaches: catch_up draws its own order
 
 
@@ -95,6 +98,7 @@ def fit_ranker(model: Ranker, tables: Tables, settings: FitSettings, directory: 
 def fit_retriever(model: TwoTower, tables: Tables, settings: FitSettings, directory: Path) -> FitReport:
     """As fit_ranker, on training positives against in-batch and uniform negatives."""
     model.to(device())
+    model.prepare(tables)
     if hasattr(model, "fit_counts"):
         return _count(model, tables, directory)
     sampler = Sampler(tables, settings.batch_rows, settings.negatives, settings.seed)
@@ -114,7 +118,7 @@ def catch_up(model: Ranker | TwoTower, tables: Tables, split: str, settings: Fit
         return
     tables = tables.at(split)
     torch.manual_seed(settings.seed * _CATCH_UP + _CATCH_UP)
-    optimizer = torch.optim.Adam(model.parameter_groups(settings.learning_rate))
+    optimizer = _optimizer(model, settings)
     if isinstance(model, Ranker):
         losses = _ranker_losses(model, tables, split, settings, _CATCH_UP)
     else:
@@ -140,17 +144,19 @@ def _fit(
     measure: Callable[[], float | None],
 ) -> FitReport:
     checkpoints = Checkpoints(directory)
-    optimizer = torch.optim.Adam(model.parameter_groups(settings.learning_rate))
+    passes = -(-_MIN_STEPS // max(1, steps))
+    optimizer = _optimizer(model, settings)
     position = checkpoints.load(model, optimizer, asdict(settings))
     while not position.finished:
-        with progress(f"{type(model).__name__} epoch {position.epoch + 1}/{settings.epochs}", steps) as bar:
+        with progress(f"{type(model).__name__} epoch {position.epoch + 1}/{settings.epochs}", steps * passes) as bar:
             torch.manual_seed(settings.seed * _CATCH_UP + position.epoch)
             model.train()
             started = time.perf_counter()
-            for loss, rows in losses(position.epoch):
-                _descend(optimizer, loss)
-                position.rows += rows
-                bar.advance()
+            for number in range(position.epoch * passes, (position.epoch + 1) * passes):
+                for loss, rows in losses(number):
+                    _descend(optimizer, loss)
+                    position.rows += rows
+                    bar.advance()
             position.seconds += time.perf_counter() - started
             model.eval()
             position.metrics.append(measure())
@@ -180,6 +186,11 @@ def _advance(position: Position, settings: FitSettings) -> None:
     learning = now is None or any(one is not None and one > settings.chance for one in position.metrics)
     tired = learning and position.epoch - position.best_epoch >= settings.patience
     position.finished = tired or position.epoch >= settings.epochs
+
+
+def _optimizer(model: Ranker | TwoTower, settings: FitSettings) -> torch.optim.Optimizer:
+    """Fused: the plain one took 37% of a step where tables are large (EDDA Ali-CCP, 128-d)."""
+    return torch.optim.Adam(model.parameter_groups(settings.learning_rate), fused=True)
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

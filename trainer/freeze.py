@@ -101,7 +101,7 @@ def _numeric(spec: FeatureSpec, values: pl.Series) -> Numeric:
         remedy = "declare it categorical, or store numbers"
         raise BadInput(f"feature {spec.name!r} is numeric, its column holds {values.dtype}", remedy)
     numbers: np.ndarray[Any, Any] = values.drop_nulls().cast(pl.Float64).to_numpy()
-    numbers = numbers[np.isfinite(numbers)]
+    numbers = np.sort(numbers[np.isfinite(numbers)])  # joins give rows in any order, and sums must not depend on it
     if len(numbers) == 0:
         return Numeric()
     quantiles = np.quantile(numbers, np.arange(1, BINS) / BINS)

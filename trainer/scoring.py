@@ -113,9 +113,14 @@ def ranked_lists(model: TwoTower, tables: Tables, split: str, domain: int, depth
 
 
 def mean_recall(model: TwoTower, tables: Tables, split: str, k: int) -> float | None:
-    """Mean over the domains with positives; None when none has any."""
-    lists = (ranked_lists(model, tables, split, domain, k) for domain in range(len(tables.domains)))
-    found = [recall(one.hit, one.relevant, k) for one in lists if one is not None]
+    """Mean over the domains with positives; None when none has any. Where k is more than a tenth of a domain's ads, that tenth
+    stands in for it: anyone finds all of them in a list of all of them."""
+    found = []
+    for domain in range(len(tables.domains)):
+        depth = min(k, max(1, len(tables.eligible(domain)) // 10))
+        lists = ranked_lists(model, tables, split, domain, depth)
+        if lists is not None:
+            found.append(recall(lists.hit, lists.relevant, depth))
     return float(np.mean(found)) if found else None
 
 

@@ -55,8 +55,7 @@ class Rates(Ranker):
     def forward(self, inputs: Inputs) -> Tensor:
         user, ad = self.columns
         at_user, at_ad = inputs.user_codes[:, user].long(), inputs.ad_codes[:, ad].long()
-        domain = inputs.domain.expand(len(at_ad)) if len(inputs.domain) == 1 else inputs.domain
-        return self.domain_D[domain] + self.user_U[at_user] + self.ad_DA[domain, at_ad]
+        return self.domain_D[inputs.domain] + self.user_U[at_user] + self.ad_DA[inputs.domain, at_ad]
 
     def fit_counts(self, tables: Tables) -> None:
         """Count the training events."""
