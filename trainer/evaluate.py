@@ -56,10 +56,11 @@ def evaluate(
     try:
         tables = Tables.build(dataset, work / "tables", test_from=test_from)
         rows = [row for seed in seeds for row in _one_seed(tables, parsed, seed, work / f"seed-{seed}")]
+        settings = protocol(tables)
     finally:
         shutil.rmtree(work)
     rows.sort(key=lambda row: (list(recipes).index(row["recipe"]), row["seed"]))
-    return {"dataset": dataset.spec.name, "protocol": protocol(tables), "rows": rows}
+    return {"dataset": dataset.spec.name, "protocol": settings, "rows": rows}
 
 
 def protocol(tables: Tables, split: str = "test") -> str:

@@ -107,7 +107,9 @@ def positives_only(directory: Path) -> Tables:
     """Clicks alone, ids alone, and lists of candidates for the test."""
     data = frames()
     clicks = data["events"].filter(pl.col("click") == 1).select("uid", "item", "tab", "ms")
-    last = clicks.filter(pl.col("ms") >= int(START.timestamp() * 1000) + 3 * 86_400_000).unique(["uid", "tab"], maintain_order=True)
+    last = clicks.filter(pl.col("ms") >= int(START.timestamp() * 1000) + 3 * 86_400_000).unique(
+        ["uid", "tab"], maintain_order=True
+    )
     dataset = write(directory / "data", {"events": clicks}, features=[], label=None, positives_only=True)
     (directory / "data" / "candidates").mkdir()
     lists = [

@@ -158,7 +158,9 @@ def test_another_seed_or_setting_does_not_continue_a_checkpoint(tables: Tables, 
     assert (tmp_path / WEIGHTS).read_bytes() == weights
 
 
-def scripted(tables: Tables, metrics: list[float | None], settings: FitSettings, directory: Path, patch: pytest.MonkeyPatch) -> tuple[int, int]:
+def scripted(
+    tables: Tables, metrics: list[float | None], settings: FitSettings, directory: Path, patch: pytest.MonkeyPatch
+) -> tuple[int, int]:
     """Epochs run and the best one, when validation says `metrics`."""
     remaining = iter(metrics)
     patch.setattr("trainer.fit.mean_auc", lambda *_: next(remaining))
@@ -166,7 +168,9 @@ def scripted(tables: Tables, metrics: list[float | None], settings: FitSettings,
     return report.epochs, report.best_epoch
 
 
-def test_early_stopping_waits_for_patience_and_keeps_the_best(tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_early_stopping_waits_for_patience_and_keeps_the_best(
+    tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = replace(QUICK, epochs=9, patience=2, chance=0.52)
     assert scripted(tables, [0.6, 0.7, 0.69, 0.7, 0.9], settings, tmp_path / "a", monkeypatch) == (4, 2)
     assert scripted(tables, [0.5, 0.4, 0.4, 0.4, 0.6, 0.5, 0.5], settings, tmp_path / "b", monkeypatch) == (7, 5)

@@ -28,7 +28,9 @@ def test_auc_counts_pairs_with_ties_as_half(rows: list[tuple[bool, int]]) -> Non
 @given(st.lists(st.tuples(st.booleans(), st.floats(-30, 30)), min_size=1, max_size=30))
 def test_logloss_is_the_negative_log_likelihood(rows: list[tuple[bool, float]]) -> None:
     label, logit = (np.array(one, dtype=float) for one in zip(*rows, strict=True))
-    each = [-math.log(1 / (1 + math.exp(-x))) if y else -math.log(1 / (1 + math.exp(x))) for y, x in zip(label, logit, strict=True)]
+    each = [
+        -math.log(1 / (1 + math.exp(-x))) if y else -math.log(1 / (1 + math.exp(x))) for y, x in zip(label, logit, strict=True)
+    ]
     assert metrics.logloss(label, logit) == pytest.approx(np.mean(each), abs=1e-9)
 
 
@@ -63,7 +65,11 @@ def test_the_weighted_mean_weighs_by_impressions() -> None:
 
 def test_nothing_measurable_is_absent() -> None:
     found = metrics.pointwise(np.zeros(0), np.zeros(0), np.zeros(0, dtype=int), ["a"])
-    assert "auc" not in found and "logloss" not in found and found["skipped"]["auc"] == {"a": "no impressions", "overall": "no impressions"}
+    assert (
+        "auc" not in found
+        and "logloss" not in found
+        and found["skipped"]["auc"] == {"a": "no impressions", "overall": "no impressions"}
+    )
 
 
 def test_recall_and_ndcg_by_hand() -> None:

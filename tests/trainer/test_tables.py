@@ -63,7 +63,9 @@ def test_a_batch_is_what_a_server_encodes_from_raw_values(tables: Tables, split:
     for at, row in enumerate(rows):
         event = raw(tables, split, int(row))
         full = events.filter(*(pl.col(name) == event[name] for name in event)).row(0, named=True)
-        full |= data["users"].filter(uid=event["uid"]).row(0, named=True) | data["ads"].filter(item=event["item"]).row(0, named=True)
+        full |= data["users"].filter(uid=event["uid"]).row(0, named=True) | data["ads"].filter(item=event["item"]).row(
+            0, named=True
+        )
         here = {"uid": event["uid"], "tab": event["tab"]}
         full |= next(data["user_domains"].filter(**here).iter_rows(named=True), {})
         full |= data["ad_domains"].filter(item=event["item"], tab=event["tab"]).row(0, named=True)
@@ -101,7 +103,9 @@ def test_chunk_sizes_and_the_order_of_rows_do_not_matter(tables: Tables, tmp_pat
         name = path.relative_to(tables.directory)
         assert path.read_bytes() == (chunked.directory / name).read_bytes(), name
     data = world.frames()
-    shuffled = world.build(tmp_path / "shuffled", {name: one.sample(fraction=1.0, shuffle=True, seed=3) for name, one in data.items()})
+    shuffled = world.build(
+        tmp_path / "shuffled", {name: one.sample(fraction=1.0, shuffle=True, seed=3) for name, one in data.items()}
+    )
     for name in sorted(path.relative_to(tables.directory) for path in tables.directory.rglob("vocab/*.npy")):
         assert (tables.directory / name).read_bytes() == (shuffled.directory / name).read_bytes(), name
 

@@ -1,0 +1,208 @@
+"""Evaluation end to end on a small log: ranked lists against brute force, the JSON that others read, reports of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tables_world as world
+import torch
+
+from contracts.errors import BadInput
+from trainer import recipes
+from trainer.baselines.rates import Rates, RatesConfig
+from trainer.evaluate import evaluate, flops_per_candidate, to_html, to_markdown
+from trainer.fit import FitSettings, fit_ranker
+from trainer.layers import Inputs
+from trainer.metrics import auc
+from trainer.scoring import listed_scores, ranked_lists, score_split
+from trainer.tables import Tables
+from trainer.two_tower import TwoTower
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
+    return world.build(tmp_path_factory.mktemp("tables"))
+
+
+@pytest.fixture(scope="module")
+def clicks(tmp_path_factory: pytest.TempPathFactory) -> Tables:
+    return world.positives_only(tmp_path_factory.mktemp("clicks"))
+
+
+class ByCode(TwoTower):
+    """A fixed random score per user, ad and domain."""
+
+    dimension = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.vectors = torch.nn.Parameter(torch.randn(3, 500, 8, generator=generator))
+
+    def user_embedding(self, codes: torch.Tensor, dense: torch.Tensor, domain: int) -> torch.Tensor:
+        return self.vectors[domain, codes[:, 0].long()]
+
+    def ad_embedding(self, codes: torch.Tensor, dense: torch.Tensor, domain: int) -> torch.Tensor:
+        return self.vectors[domain, codes[:, 0].long() + 200]
+
+
+def positives(tables: Tables, split: str, domain: int) -> set[tuple[int, int]]:
+    rows = tables.domain_rows(split, domain)
+    columns = (tables.column(split, name)[rows] for name in ("user_row", "ad_row", "label"))
+    return {(int(user), int(ad)) for user, ad, label in zip(*columns, strict=True) if label > 0}
+
+
+@pytest.mark.parametrize("domain", range(3))
+def test_ranked_lists_are_the_sorted_scores_without_what_was_taken_before(tables: Tables, domain: int) -> None:
+    model = ByCode()
+    lists = ranked_lists(model, tables, "test", domain, 7)
+    assert lists is not None
+    known = positives(tables, "train", domain) | positives(tables, "valid", domain)
+    truth = positives(tables, "test", domain) - known
+    assert lists.user_row.tolist() == sorted({user for user, _ in truth})
+    eligible = tables.eligible(domain)
+    for at, user in enumerate(lists.user_row):
+        codes = [
+            block[:, 0] + 0 for block in (tables.user_block(np.array([user]), domain)[0], tables.ad_block(eligible, domain)[0])
+        ]
+        vectors = model.vectors.detach()[domain]
+        score = (vectors[int(codes[0][0])] @ vectors[torch.from_numpy(codes[1]).long() + 200].T).numpy()
+        allowed = [(-value, int(ad)) for value, ad in zip(score, eligible, strict=True) if (int(user), int(ad)) not in known]
+        best = [ad for _, ad in sorted(allowed)[:7]]
+        assert lists.top[at].tolist()[: len(best)] == best
+        mine = {ad for one, ad in truth if one == user}
+        assert lists.hit[at].tolist() == [ad in mine for ad in lists.top[at]] and lists.relevant[at] == len(mine)
+
+
+def test_a_user_who_had_everything_gets_padding_and_no_hit(clicks: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        clicks, "eligible", lambda domain: np.sort(np.unique(clicks.column("train", "ad_row")[:3])).astype(np.int32)
+    )
+    lists = ranked_lists(ByCode(), clicks, "valid", 0, 50)
+    assert lists is not None and lists.top.shape[1] <= 3
+    assert not lists.hit[lists.top < 0].any()
+
+
+def test_listed_scores_follow_the_list(clicks: Tables, tmp_path: Path) -> None:
+    lists = clicks.candidates("test")
+    assert lists is not None
+    towers = ByCode()
+    rates = Rates(clicks.schema, RatesConfig())
+    fit_ranker(rates, clicks, FitSettings(), tmp_path)
+    for model in (towers, rates):
+        found = listed_scores(model, clicks, lists)
+        for row in range(0, len(found), 9):
+            domain = int(lists.domain[row])
+            for column, ad in enumerate(lists.ads[row]):
+                user_block, ad_block = (
+                    clicks.user_block(lists.user_row[row : row + 1], domain),
+                    clicks.ad_block(np.array([max(ad, 0)]), domain),
+                )
+                user, ads = map(torch.from_numpy, user_block), map(torch.from_numpy, ad_block)
+                nothing = torch.zeros((1, 0), dtype=torch.int32)
+                if isinstance(model, Rates):
+                    expected = float(model(Inputs(*user, nothing, nothing.float(), *ads, torch.tensor([domain]))))
+                else:
+                    expected = float((model.user_embedding(*user, domain) * model.ad_embedding(*ads, domain)).sum().detach())
+                assert found[row, column] == pytest.approx(0.0 if ad < 0 else expected, abs=1e-5)
+
+
+def test_scores_of_a_split_stand_in_its_order(tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = Rates(tables.schema, RatesConfig())
+    fit_ranker(rates, tables, FitSettings(), tmp_path)
+    whole = score_split(rates, tables, "test")
+    monkeypatch.setattr("trainer.scoring.SCORE_ROWS", 13)
+    pieces = score_split(rates, tables, "test")
+    assert (whole.logit == pieces.logit).all() and (whole.label == tables.column("test", "label")).all()
+    batch = tables.batch("test", np.array([5]))
+    assert whole.logit[5] == float(rates(batch.inputs))
+
+
+def test_rates_are_the_smoothed_rates(tables: Tables, tmp_path: Path) -> None:
+    rates = Rates(tables.schema, RatesConfig(user_strength=1e-6, ad_strength=1e-6))
+    fit_ranker(rates, tables, FitSettings(), tmp_path)
+    label, domain = tables.column("train", "label"), tables.column("train", "domain")
+    for number in range(3):
+        assert torch.sigmoid(rates.domain_D[number]).item() == pytest.approx(label[domain == number].mean(), abs=1e-5)
+        ad = int(tables.column("train", "ad_row")[tables.domain_range("train", number).start])
+        mine = (domain == number) & (tables.column("train", "ad_row") == ad)
+        code = int(tables.ad_block(np.array([ad]), number)[0][0, 0])
+        rate = float(torch.sigmoid(rates.domain_D[number] + rates.ad_DA[number, code]))
+        assert rate == pytest.approx(label[mine].mean(), abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def quick() -> Any:
+    """Small, short trainings; everything else as it is."""
+    patch = pytest.MonkeyPatch()
+    short = FitSettings(epochs=2, batch_rows=128, learning_rate=0.01)
+    for name, plan in recipes.RANKERS.items():
+        patch.setitem(recipes.RANKERS, name, plan.__class__(**{**plan.__dict__, "settings": short}))
+    yield
+    patch.undo()
+
+
+def test_evaluate_writes_what_the_interface_says(quick: None, tmp_path: Path) -> None:
+    world.write(tmp_path / "data")
+    asked = ["popularity+rates", "dsfm_dfei", "popularity"]
+    result = evaluate(tmp_path / "data", asked, seeds=range(2), test_from=world.TEST_FROM, home=tmp_path / "home")
+    assert list(tmp_path.joinpath("home", "work").iterdir()) == []
+    assert result["dataset"] == "small" and "2026-03-04" in result["protocol"]
+    json.dumps(result, allow_nan=False)
+    assert [(row["recipe"], row["seed"]) for row in result["rows"]] == [(name, seed) for name in asked for seed in (0, 1)]
+    pair, ranker, retriever = result["rows"][0], result["rows"][2], result["rows"][4]
+    for row in (pair, ranker):
+        assert set(row["auc"]) == {"overall", "mean_domain", "weighted_domain", "by_domain"}
+        assert set(row["auc"]["by_domain"]) == set(row["calibration"]["by_domain"]) == set(world.DOMAINS)
+        assert row["auc"]["mean_domain"] == pytest.approx(np.mean(list(row["auc"]["by_domain"].values())))
+        assert {"overall", "by_domain"} <= set(row["logloss"])
+    for row in (pair, retriever):
+        assert set(row["recall"]) == {"10", "50", "100"}
+        assert set(row["recall"]["10"]) == set(row["ndcg@10"]) == {"mean_domain", "by_domain"}
+    assert "recall" not in ranker and "auc" not in retriever
+    assert ranker["train_seconds"] > 0 and ranker["train_rows_per_second"] > 0 and ranker["parameters"] > 1000
+    assert ranker["flops_per_candidate"] > 0 and ranker["sensitive_features"]
+    assert pair["recall"] == retriever["recall"]
+    assert sum(one["events"] for one in ranker["support"].values()) == world.PER_DAY
+
+
+def test_reports_say_what_the_rows_say(quick: None, tmp_path: Path) -> None:
+    world.positives_only(tmp_path)
+    result = evaluate(tmp_path / "data", ["popularity", "rates"], seeds=[3], test_from=world.TEST_FROM, home=tmp_path / "home")
+    assert "calibration" not in result["rows"][1], "sampled negatives have no rate to be calibrated to"
+    text, page = to_markdown(result), to_html(result)
+    recall = result["rows"][0]["recall_candidates"]["10"]["mean_domain"]
+    assert f"{recall:.4f}" in text and f"{recall:.4f}" in page
+    assert page.count("data:image/png;base64,") >= 2 and "http" not in page.replace("http-equiv", "")
+    assert "<script" not in to_html({**result, "dataset": "<script>alert(1)</script>"})
+
+
+def test_an_unknown_recipe_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="unknown retriever 'adi_mx'"):
+        evaluate(tmp_path / "nowhere", ["adi_mx+dsfm"], home=tmp_path / "home")
+    assert not (tmp_path / "home").exists()
+
+
+def test_flops_count_the_matrix_products(tables: Tables) -> None:
+    plan = recipes.ranker_plan("shared_dnn")
+    model = plan.build(tables.schema, plan.config, [])
+    widths = [len(model.embedding.names) * plan.config.dim, *plan.config.hidden, 1]
+    assert flops_per_candidate(model, tables) == sum(2 * a * b for a, b in zip(widths, widths[1:], strict=False))
+
+
+def test_auc_of_a_seed_is_reproducible(quick: None, tables: Tables, tmp_path: Path) -> None:
+    from trainer.train import load_ranker, train_ranker
+
+    found = []
+    for name in ("a", "b"):
+        trained = train_ranker("dsfm_dfei", tables, 5, tmp_path / name)
+        scored = score_split(trained.model, tables, "test")
+        found.append(auc(scored.label, scored.logit))
+    loaded = load_ranker("dsfm_dfei", tables, 5, tmp_path / "a")
+    again = score_split(loaded.model, tables, "test")
+    assert found[0] == found[1] == auc(again.label, again.logit)
+    assert loaded.sensitive == trained.sensitive and loaded.report.metrics == trained.report.metrics
