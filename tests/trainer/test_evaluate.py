@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,7 @@ def test_flops_count_the_matrix_products(tables: Tables) -> None:
     plan = recipes.ranker_plan("shared_dnn")
     model = plan.build(tables.schema, plan.config, [])
     widths = [len(model.embedding.names) * plan.config.dim, *plan.config.hidden, 1]
-    assert flops_per_candidate(model, tables) == sum(2 * a * b for a, b in zip(widths, widths[1:], strict=False))
+    assert flops_per_candidate(model, tables) == sum(2 * a * b for a, b in pairwise(widths))
 
 
 def test_auc_of_a_seed_is_reproducible(quick: None, tables: Tables, tmp_path: Path) -> None:

@@ -122,6 +122,6 @@ def test_without_its_end_a_namespace_has_no_meta(tables: Tables, redis_url: str,
         raise redis.ConnectionError("gone")
 
     with redis.Redis.from_url(redis_url) as client:
-        with pytest.raises(WorkFailed, match="namespace 'n1'.*gone"):
+        with pytest.raises(WorkFailed, match=r"namespace 'n1'.*gone"):
             store.write_namespace(client, "n1", breaking(), {})
         assert client.get(user_row_meta("n1")) is None
