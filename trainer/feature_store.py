@@ -106,7 +106,9 @@ def domain_vectors(ranker: Ranker) -> F32:
 
 
 def user_rows(tables: Tables, counts: F32, vectors: F32, day: int | None = None) -> Iterator[tuple[str, UserRow]]:
-    """(user_id, row) of every user in the order of the tables. day: days since 1970, by default that of the last event."""
+    """(user_id, row) of every user in the order of the tables, histories through the last event. day: days since 1970, by
+    default that of the last event."""
+    tables = tables.at("test")
     if day is None:
         day = last_time(tables, ("train", "valid", "test")) // DAY_MS
     for start in range(0, len(tables.users), _CHUNK_USERS):

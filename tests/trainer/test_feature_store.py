@@ -97,6 +97,13 @@ def test_rows_are_the_blocks_of_the_tables_under_their_ids(tables: Tables, ranke
         assert row.day == store.last_time(tables, ["test"]) // DAY_MS
 
 
+def test_rows_to_serve_hold_the_whole_history(tmp_path: Path) -> None:
+    clicks = world.positives_only(tmp_path)
+    late = clicks.at("test")
+    for number, (_, row) in enumerate(store.user_rows(clicks, *store.encode_user_domains(None, clicks, ["train"]))):
+        assert (row.codes == late.user_sides(np.array([number]))[0][0]).all()
+
+
 def test_a_namespace_is_written_whole_and_twice_is_once(
     tables: Tables, ranker: DFEI, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,8 @@ def test_what_comes_after_training_changes_nothing_that_is_frozen(tables: Tables
         pl.when(later).then(pl.lit(1e6)).otherwise("speed").alias("speed"),
         pl.when(later).then(pl.lit("elsewhere")).otherwise("tab").alias("tab"),
     )
+    stranger = {"uid": [1001, 1002, 5000], "age": [1e6, 1e6, 1e6], "city": ["nowhere"] * 3, "seen": [["never"]] * 3}
+    data["users"] = pl.concat([data["users"], pl.DataFrame(stranger)], how="vertical_relaxed")
     other = world.build(tmp_path, data)
     assert other.domains == tables.domains
     assert other.schema.numerics == tables.schema.numerics
