@@ -58,7 +58,8 @@ class Recipe:
     ranker: str | None
 
 
-# Tried on KuaiRand-Pure, all rankers alike: see docs/LOG.md. More than a few epochs over ids overfit; early stopping decides.
+# KuaiRand-Pure, shared DNN: validation AUC .666 .683 .675 .669 over four epochs (ids overfit from the third on, so early stopping
+# decides), and embedding L2 of 1e-6, 1e-5, 1e-4 gives a test AUC of .7316, .7319, .7310: it does not matter there.
 _RANKING = FitSettings(epochs=30, batch_rows=1024, learning_rate=1e-3, patience=2, chance=0.52)
 
 RANKERS: dict[str, RankerPlan] = {
