@@ -140,7 +140,7 @@ def _join_or_start(home: Path) -> tuple[str, LocalRedis | None]:
     server = LocalRedis(home / "redis")
     deadline = time.monotonic() + _READY_SECONDS
     while True:
-        running = _running(home)
+        running = running_url(home)
         if running:
             return running, None
         try:
@@ -159,7 +159,7 @@ def _address(home: Path) -> Path:
     return home / "redis" / "address"
 
 
-def _running(home: Path) -> str | None:
+def running_url(home: Path) -> str | None:
     """The URL of a server that already serves this home, if its owner lives and it answers."""
     if not _address(home).is_file():
         return None

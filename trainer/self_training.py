@@ -2,6 +2,10 @@
 
 Every training positive (u, v) of domain i is scored under each other domain j by the model as it stands; the top p percent
 of j's candidates become pseudo-positives of j for one epoch, and p grows by dp each epoch.
+
+Beyond the paper: a domain takes at most as many pseudo-positives as it has positives, chosen among at most 20 times as many.
+Without that bound, guesses outnumber a small domain's own clicks a hundredfold, and an epoch over KuaiRand's 15 tabs took 150 s
+instead of 8.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from trainer.sampling import Entities, Pairs
 from trainer.two_tower import TwoTower
 
 _CHUNK = 8192
+_SCORED_PER_POSITIVE = 20
 
 
 def percent_of(epoch: int, first_epoch: int, percent: float, step: float) -> float:
@@ -44,14 +49,23 @@ def pseudo_positives(model: TwoTower, tables: Entities, pairs: Pairs, percent: f
     model.eval()
     with torch.no_grad():
         for target in domains:
-            found = candidates(tables, pairs, target)
-            keep = round(len(found.user_row) * percent / 100.0)
+            own = int(np.count_nonzero(pairs.domain == target))
+            found = _drawn(candidates(tables, pairs, target), _SCORED_PER_POSITIVE * own, seed=target)
+            keep = min(own, round(len(found.user_row) * percent / 100.0))
             if keep:
                 score = np.concatenate(list(_scores(model, tables, found, target)))
                 top = np.sort(np.argsort(-score, kind="stable")[:keep])
                 chosen.append(Pairs(*(column[top] for column in found)))
     model.train(was_training)
     return Pairs.concat(chosen)
+
+
+def _drawn(found: Pairs, most: int, seed: int) -> Pairs:
+    """At most `most` of them, the same ones every epoch, so that p percent mean the same candidates."""
+    if len(found.user_row) <= most:
+        return found
+    kept = np.sort(np.random.default_rng(seed).choice(len(found.user_row), most, replace=False))
+    return Pairs(*(column[kept] for column in found))
 
 
 def _scores(model: TwoTower, tables: Entities, found: Pairs, target: int) -> Iterator[NDArray[np.float32]]:

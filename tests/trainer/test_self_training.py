@@ -63,7 +63,18 @@ def test_the_top_percent_of_each_domain_are_taken(percent: float) -> None:
     got = pseudo_positives(model, made, pairs, percent)
     for target in range(DOMAINS):
         found = sorted(as_set(candidates(made, pairs, target)), key=lambda one: -model.table[target, one[0], one[1]].item())
-        assert as_set(got.of(target)) == set(found[: round(len(found) * percent / 100)])
+        own = int((pairs.domain == target).sum())  # guesses never outnumber what the domain was seen to click
+        assert as_set(got.of(target)) == set(found[: min(own, round(len(found) * percent / 100))])
+
+
+def test_a_small_domain_scores_a_bounded_number_of_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, model = world(), Planted()
+    pairs = training_pairs(made)
+    monkeypatch.setattr("trainer.self_training._SCORED_PER_POSITIVE", 1)
+    for target in range(DOMAINS):
+        own, every = int((pairs.domain == target).sum()), as_set(candidates(made, pairs, target))
+        got = as_set(pseudo_positives(model, made, pairs, 50.0).of(target))
+        assert got <= every and len(got) == round(min(own, len(every)) * 0.5)
 
 
 def test_the_model_is_frozen_while_it_labels() -> None:
