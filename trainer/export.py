@@ -6,6 +6,7 @@ weights are equal bytes on any machine.
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from contracts.files import write_bytes
 from contracts.schema import BlockName, FeatureSchema
-from trainer.layers import Inputs, Ranker
+from trainer.layers import FieldEmbedding, Inputs, Ranker
 from trainer.two_tower import TwoTower
 
 Arrays = dict[str, NDArray[Any]]
@@ -109,7 +110,7 @@ class _Tower(nn.Module):
 
     def __init__(self, model: TwoTower, schema: FeatureSchema, side: BlockName, domain: int) -> None:
         super().__init__()
-        self.model = model
+        self.model = _narrowed(model, schema, side)
         self.names = block_inputs(schema, side)
         self._side, self._domain = side, domain
 
@@ -117,6 +118,16 @@ class _Tower(nn.Module):
         codes, dense = _filled(self._side, dict(zip(self.names, given, strict=True)))
         tower = self.model.user_embedding if self._side == "user" else self.model.ad_embedding
         return tower(codes, dense, self._domain)
+
+
+def _narrowed(model: TwoTower, schema: FeatureSchema, side: BlockName) -> TwoTower:
+    """The model with the tables of one side alone: a tower's file holds no embedding that the tower does not read."""
+    embedding = getattr(model, "embedding", None)
+    if not isinstance(embedding, FieldEmbedding):
+        return model
+    narrow = copy.copy(model)
+    narrow._modules = {**model._modules, "embedding": embedding.narrowed(schema, side)}
+    return narrow
 
 
 class _Ranker(nn.Module):

@@ -75,6 +75,7 @@ class FieldEmbedding(nn.Module):
                     offsets[field.table] = total
                     total += field.cardinality
         self._total = total
+        self._offsets = offsets
         copies = len(schema.domains) if per_domain else 1
         self.weight = nn.Parameter(torch.randn(copies * total, dim) * EMBEDDING_STD)
         self.domain_weight = nn.Parameter(torch.randn(len(schema.domains), dim) * EMBEDDING_STD) if with_domain_token else None
@@ -95,6 +96,17 @@ class FieldEmbedding(nn.Module):
     def block_tokens(self, name: BlockName, codes_RI: Tensor, dense_RN: Tensor) -> Tensor:
         """tokens_RFE of one block alone, as a retrieval tower reads them."""
         return self._tokens(name, codes_RI, dense_RN, torch.zeros(1, dtype=torch.int64, device=codes_RI.device))
+
+    def narrowed(self, schema: FeatureSchema, name: BlockName) -> FieldEmbedding:
+        """A copy that holds only the tables one block reads, as a tower of that block needs them."""
+        narrow = FieldEmbedding(schema, self.dim, blocks=(name,))
+        sizes = {field.table: field.cardinality for field in schema.block(name).fields if field.matrix == "codes"}
+        with torch.no_grad():
+            for table, first in narrow._offsets.items():
+                own = slice(self._offsets[table], self._offsets[table] + sizes[table])
+                narrow.weight[first : first + sizes[table]] = self.weight[own]
+            narrow._block[name].load_state_dict(self._block[name].state_dict())
+        return narrow
 
     def forward(self, inputs: Inputs) -> Tensor:
         rows, copy_R = inputs.rows, self._copy(inputs)

@@ -60,7 +60,7 @@ class Candidates(NamedTuple):
 class Tables:
     """A directory that `build` wrote. Everything in it is read through the page cache; nothing grows with the log.
 
-    as_of: the split whose positives, and those of the splits before it, make up `history` where that is a feature.
+    as_of: the last split that is known: histories are made of positives up to it, ads may be shown that were seen up to it.
     """
 
     def __init__(self, directory: Path, as_of: str = "train") -> None:
@@ -162,8 +162,8 @@ class Tables:
         return self._user_codes(user_rows), dense[user_rows], domain_codes[user_rows], domain_dense[user_rows]
 
     def eligible(self, domain: int) -> NDArray[np.int32]:
-        """Ad rows that may be shown: active in ad_domains.parquet where there is one, else seen there in training."""
-        return np.flatnonzero(self._active[domain]).astype(np.int32)
+        """Ad rows that may be shown: active in ad_domains.parquet where there is one, else seen there up to `as_of`."""
+        return self._eligible[domain]
 
     def bid(self, domain: int) -> NDArray[np.float32]:
         """(A,) float32, currency units a click."""
@@ -194,6 +194,13 @@ class Tables:
             codes = np.array(codes)
             codes[:, columns] = history[user_rows]
         return codes
+
+    @cached_property
+    def _eligible(self) -> list[NDArray[np.int32]]:
+        active = np.array(self._active)
+        for split in () if self._body["ads_listed"] else SPLITS[1 : SPLITS.index(self.as_of) + 1]:
+            active[self._events[split]["domain"], self._events[split]["ad_row"]] = True
+        return [np.flatnonzero(row).astype(np.int32) for row in active]
 
     @cached_property
     def _ad_id_column(self) -> int:

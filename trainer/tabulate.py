@@ -75,6 +75,7 @@ class _Tabulation:
             "has_time": self.dataset.spec.timestamp is not None,
             "offsets": {name: [int(one) for one in offsets[name]] for name in SPLITS},
             "candidates": candidates,
+            "ads_listed": self.dataset.ad_domains() is not None,
             "min_count": min_count,
             "left_out": {
                 name: {one: n for one, n in counts[name].items() if one not in self.domains} for name in ("valid", "test")

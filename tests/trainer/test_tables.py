@@ -155,6 +155,9 @@ def test_without_ad_domains_the_ads_seen_in_training_are_eligible(tmp_path: Path
     seen = data["events"].head(2 * world.PER_DAY).filter(tab="story")["item"].unique().to_list()
     number = tables.domains.index("story")
     assert sorted(tables.ads.take(tables.eligible(number))) == sorted(seen)
+    later = {raw(tables, split, row)["item"] for split in SPLITS[1:] for row in tables.domain_rows(split, number)}
+    assert later - set(seen), "the world has ads that begin after the training window"
+    assert sorted(tables.at("test").ads.take(tables.at("test").eligible(number))) == sorted({*seen, *later})
     assert set(tables.bid(number)) == {1.0}
 
 
