@@ -70,9 +70,7 @@ def joined(directory: Path, since: date | None = None, until: date | None = None
     )
 
 
-def join_report(
-    directory: Path, since: date | None = None, until: date | None = None, window: timedelta = WINDOW
-) -> JoinReport:
+def join_report(directory: Path, since: date | None = None, until: date | None = None, window: timedelta = WINDOW) -> JoinReport:
     """Counts of the same join. An orphan names no ad that was shown to that user in that request on those days."""
     answers, outcomes = exposures(directory, since, until), feedback(directory, since)
     delays = _matched(directory, since, until).select(late=pl.col("delay") > window).collect()["late"]

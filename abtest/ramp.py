@@ -17,9 +17,7 @@ _STEPS = {1: 1_000, 2: 10_000}  # positions that each hash version can give
 _ROUNDING = 1e-9
 
 
-def ramp(
-    definitions: Definitions, key: str, coverage: float | None = None, shares: Sequence[float] | None = None
-) -> Definitions:
+def ramp(definitions: Definitions, key: str, coverage: float | None = None, shares: Sequence[float] | None = None) -> Definitions:
     """coverage: share of all units in the experiment, split as its weights say. shares: each arm's share of all units.
     Raises BadInput when the shares cannot be reached without moving units."""
     rule = definitions.experiment(key)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -75,14 +76,14 @@ class Tower(nn.Module):
         self.forward_nets = nn.ModuleList(NormedMLP(forward_widths, 1, shared_norm=True) for _ in range(domains))
         self.heads = nn.ModuleList(nn.Linear(forward_widths[-1], config.width) for _ in range(domains))
         if config.residual:  # start as the inner product of the tokens alone
-            for head in self.heads:
+            for head in (cast(nn.Linear, one) for one in self.heads):
                 nn.init.zeros_(head.weight)
                 nn.init.zeros_(head.bias)
 
     def forward(self, tokens_BFE: Tensor, domain: int) -> Tensor:
         adapted_BFE = self.adaptation(tokens_BFE, domain)
         fused_BH = self.experts(adapted_BFE.flatten(1), domain)
-        embedding_BE = self.heads[domain](self.forward_nets[domain](fused_BH, 0))
+        embedding_BE: Tensor = self.heads[domain](self.forward_nets[domain](fused_BH, 0))
         if self.residual:
             embedding_BE = embedding_BE + adapted_BFE.sum(1)
         return embedding_BE

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,11 @@ class DomainBatchNorm(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in range(1 if shared else domains))
 
     def forward(self, rows_BH: Tensor, domain: int) -> Tensor:
-        norm = self.norms[domain if len(self.norms) > 1 else 0]
+        norm = cast(nn.BatchNorm1d, self.norms[domain if len(self.norms) > 1 else 0])
         if self.training and rows_BH.shape[0] == 1:  # one row has no variance
             return functional.batch_norm(rows_BH, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-        return norm(rows_BH)
+        normed_BH: Tensor = norm(rows_BH)
+        return normed_BH
 
 
 class LinearTransformation(nn.Module):
@@ -70,10 +71,10 @@ class SqueezeExcitation(nn.Module):
         self.squeeze = nn.ModuleList(nn.Linear(fields, squeezed) for _ in range(domains))
         self.excite = nn.ModuleList(nn.Linear(squeezed, fields) for _ in range(domains))
         for layer in self.excite:
-            nn.init.ones_(layer.bias)
+            nn.init.ones_(cast(nn.Linear, layer).bias)
 
     def forward(self, tokens_BFE: Tensor, domain: int) -> Tensor:
-        weight_BF = self.excite[domain](torch.relu(self.squeeze[domain](tokens_BFE.mean(2))))
+        weight_BF: Tensor = self.excite[domain](torch.relu(self.squeeze[domain](tokens_BFE.mean(2))))
         return tokens_BFE * weight_BF.unsqueeze(2)
 
 
@@ -132,7 +133,7 @@ class FusedExperts(nn.Module):
         mix_K = torch.softmax(self.gate(domain_row), dim=0)
         shared_BH = torch.stack([expert(rows_BI, domain) for expert in self.shared], dim=2) @ mix_K
         shared_BH = torch.sigmoid(self.gate_shared(domain_row)) * shared_BH
-        specific_BH = torch.sigmoid(self.gate_specific(domain_row)) * self.specific[domain](rows_BI, domain)
+        specific_BH: Tensor = torch.sigmoid(self.gate_specific(domain_row)) * self.specific[domain](rows_BI, domain)
         if self.concat:
             return torch.cat([specific_BH, specific_BH * shared_BH, shared_BH], dim=1)
         return specific_BH + shared_BH
@@ -150,8 +151,8 @@ class NetworkMul(nn.Module):
         pairs = list(pairwise(widths))
         self.shared = nn.ModuleList(nn.ModuleList(nn.Linear(start, end) for start, end in pairs) for _ in range(shared_experts))
         self.specific = nn.ModuleList(nn.ModuleList(nn.Linear(start, end) for start, end in pairs) for _ in range(domains))
-        for expert in self.specific:
-            for layer in expert:
+        for layer in self.specific.modules():
+            if isinstance(layer, nn.Linear):
                 nn.init.ones_(layer.weight)
                 nn.init.zeros_(layer.bias)
         self.norms = nn.ModuleList(DomainBatchNorm(end, domains, shared_norm) for end in widths[1:])
@@ -159,8 +160,14 @@ class NetworkMul(nn.Module):
     def forward(self, rows_BI: Tensor, domain: int) -> Tensor:
         mix_K = torch.softmax(self.gate(self.domain_rows[domain]), dim=0)
         for depth, norm in enumerate(self.norms):
-            specific = self.specific[domain][depth]
-            weight = (torch.stack([expert[depth].weight for expert in self.shared], dim=2) @ mix_K) * specific.weight
-            bias = (torch.stack([expert[depth].bias for expert in self.shared], dim=1) @ mix_K) + specific.bias
+            specific = _layer(self.specific[domain], depth)
+            shared = [_layer(expert, depth) for expert in self.shared]
+            weight = (torch.stack([one.weight for one in shared], dim=2) @ mix_K) * specific.weight
+            bias = (torch.stack([one.bias for one in shared], dim=1) @ mix_K) + specific.bias
             rows_BI = torch.relu(norm(functional.linear(rows_BI, weight, bias), domain))
         return rows_BI
+
+
+def _layer(expert: nn.Module, depth: int) -> nn.Linear:
+    """An expert of NetworkMul is a ModuleList of Linears, which torch's types do not tell."""
+    return cast(nn.Linear, cast(nn.ModuleList, expert)[depth])

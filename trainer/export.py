@@ -41,7 +41,7 @@ def block_inputs(schema: FeatureSchema, name: BlockName) -> list[str]:
 
 
 def ranker_inputs(schema: FeatureSchema, model: Ranker, vectors: bool = True) -> list[str]:
-    names = [one for name in (*_SHARED, "ad") for one in block_inputs(schema, name)]  # type: ignore[arg-type]
+    names = [one for name in (*_SHARED, "ad") for one in block_inputs(schema, name)]
     return [*names, "domain", *(["user_vectors"] if vectors and model.user_vectors else [])]
 
 
@@ -153,8 +153,8 @@ class _Encoder(nn.Module):
 
 def _inputs(names: Sequence[str], given: Sequence[Tensor]) -> Inputs:
     named = dict(zip(names, given, strict=True))
-    blocks = [one for name in ("user", "context", "ad") for one in _filled(name, named)]
-    return Inputs(*blocks, domain=named["domain"], user_vectors=named.get("user_vectors"))
+    user, context, ad = (_filled(name, named) for name in ("user", "context", "ad"))
+    return Inputs(*user, *context, *ad, domain=named["domain"], user_vectors=named.get("user_vectors"))
 
 
 def _filled(name: str, given: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Recipes: names -> models and how they are trained. A recipe pairs a retriever and a ranker, or is one half alone.
 
-    adi+dsfm_dfei          retriever + ranker              dsfm:no_hidden_attn    a variant of a model
-    popularity             a bare retriever                adi:lt:sum             variants add up, from left to right
+`adi+dsfm_dfei` is retriever + ranker, `popularity` a bare retriever, `dsfm:no_hidden_attn` a variant of a model; variants add up
+from left to right, as in `adi:lt:sum`.
 """
 
 from __future__ import annotations
@@ -123,14 +123,16 @@ def recipe(name: str) -> Recipe:
 
 def ranker_plan(name: str) -> RankerPlan:
     plan = _look_up(name, RANKERS, "ranker")
-    return replace(plan, name=name, config=_vary(name, plan.config, plan.variants))
+    varied: RankerPlan = replace(plan, name=name, config=_vary(name, plan.config, plan.variants))
+    return varied
 
 
 def retriever_plan(name: str) -> RetrieverPlan:
     plan = _look_up(name, RETRIEVERS, "retriever")
     config = _vary(name, plan.config, plan.variants)
     settings = _adi_settings(config) if isinstance(config, adi.ADIConfig) else plan.settings
-    return replace(plan, name=name, config=config, settings=settings)
+    varied: RetrieverPlan = replace(plan, name=name, config=config, settings=settings)
+    return varied
 
 
 def known() -> list[str]:

@@ -71,8 +71,9 @@ def _drawn(found: Pairs, most: int, seed: int) -> Pairs:
 def _scores(model: TwoTower, tables: Entities, found: Pairs, target: int) -> Iterator[NDArray[np.float32]]:
     device = next(model.parameters()).device
 
-    def block(arrays: tuple[NDArray[np.int32], NDArray[np.float32]]) -> list[Tensor]:
-        return [torch.from_numpy(np.array(one)).to(device) for one in arrays]
+    def block(arrays: tuple[NDArray[np.int32], NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
+        codes, dense = (torch.from_numpy(np.array(one)).to(device) for one in arrays)
+        return codes, dense
 
     for start in range(0, len(found.user_row), _CHUNK):
         part = slice(start, start + _CHUNK)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -116,8 +116,7 @@ def _serve(url: str, **given: str | int | None) -> None:
     from server.app import serve as serve_gateway
     from server.settings import Settings
 
-    settings = Settings(
-        **{"home": home(), "redis_url": url, **{name: value for name, value in given.items() if value is not None}}
-    )
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    settings = Settings(home=home(), redis_url=url, **chosen)
     announce_when_ready(settings.host, settings.port)
     serve_gateway(settings)
