@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,8 @@ def quick() -> Any:
     patch = pytest.MonkeyPatch()
     short = FitSettings(epochs=2, batch_rows=128, learning_rate=0.01)
     for name, plan in recipes.RANKERS.items():
-        patch.setitem(recipes.RANKERS, name, plan.__class__(**{**plan.__dict__, "settings": short}))
+        patch.setitem(recipes.RANKERS, name, replace(plan, settings=short))
+    patch.setattr("trainer.fit._MIN_STEPS", 1)
     yield
     patch.undo()
 

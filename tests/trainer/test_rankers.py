@@ -35,7 +35,8 @@ MODELS: dict[str, tuple[Any, Any, dict[str, dict[str, Any]]]] = {
 }
 CALLERS = {"last_n", "all_features"}  # who builds the model feeds it other features
 BUILT = [*MODELS, *(f"{name}:{one}" for name, (_, _, found) in MODELS.items() for one in found if one not in CALLERS)]
-GRAPHS = [one for one in BUILT if one.partition(":")[2] not in {"base_only", "frozen_random", "learned", "clicked_only", "turns"}]
+# Every operator and every set of inputs is in one of these; the other variants leave parts out. shared_dnn: test_export.py.
+GRAPHS = ["separate_dnn", "dsfm", "dsfm:softmax_attn", "dfei", "dsfm_dfei", "dsfm_dfei:v_d_only"]
 
 
 class Entities:
@@ -65,7 +66,7 @@ def stirred(name: str, seed: int = 0) -> Ranker:
     return model.eval()
 
 
-def train(model: Ranker, data: Batch, steps: int, lr: float = 0.02) -> Tensor:
+def train(model: Ranker, data: Batch, steps: int, lr: float = 0.03) -> Tensor:
     model.prepare(Entities(data))  # type: ignore[arg-type]
     optimizer = torch.optim.Adam(model.parameter_groups(lr))
     model.train()
@@ -99,11 +100,11 @@ def vectors(model: Ranker, rows: int) -> Tensor | None:
 def test_learns_what_no_domain_blind_model_can(name: str) -> None:
     data, fresh = batch(600, DOMAINS, seed=1), batch(600, DOMAINS, seed=2)
     model = build(name)
-    train(model, data, 70)
+    train(model, data, 50)
     model.eval()
     with torch.no_grad():
         logit = model(model.serving_inputs(fresh))
-    assert auc(fresh.label.numpy(), logit.numpy()) > 0.9  # the best domain-blind scorer has 2/3
+    assert auc(fresh.label.numpy(), logit.numpy()) > 0.85  # the best domain-blind scorer has 2/3
 
 
 @pytest.mark.parametrize("name", BUILT)
