@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deploy.home import home
+
+if TYPE_CHECKING:
+    from trainer.datasets.canonical import Dataset
 
 
 def attribute(
@@ -18,9 +21,33 @@ def attribute(
     plot: Annotated[Path | None, typer.Option(help="where to write the plot (PNG)")] = None,
 ) -> None:
     """Which features are domain-sensitive: Integrated Gradients and distribution distances, corrected for chance."""
-    from deploy.nightly import attribute_dataset
+    from rich.console import Console
+    from rich.table import Column, Table
 
-    typer.echo(attribute_dataset(directory, home(), seed=seed, test_from=_moment(test_from), plot=plot))
+    from deploy.steps import Steps
+    from trainer.attribution import plot as draw
+    from trainer.attribution import select
+    from trainer.datasets.canonical import Dataset
+    from trainer.datasets.check import check
+    from trainer.tables import Tables
+    from trainer.train import sensitivity
+
+    check(directory).raise_if_bad()
+    dataset = Dataset.open(directory)
+    steps = Steps(home() / "work", lambda line: typer.echo(line, err=True))
+    facts = {"dataset": dataset.digest(), "test_from": _moment(test_from)}
+    tables = Tables.open(steps.run("tables", facts, lambda path: _tabulate(dataset, path, test_from)))
+    base = steps.run("attribution", {**facts, "seed": seed}, lambda path: sensitivity(tables, seed, path), resumable=True)
+    found = sensitivity(tables, seed, base)
+    chosen = select(found)
+    names = (Column("feature", no_wrap=True), Column("kind", no_wrap=True))
+    table = Table(*names, "DS", "by chance", "over chance", "rank", "memory")
+    for one in sorted(found, key=lambda one: -one.divergence):
+        mark = "yes" if one.name in chosen else ""
+        table.add_row(one.name, one.kind, f"{one.raw:.4f}", f"{one.permuted:.4f}", f"{one.corrected:.4f}", str(one.rank), mark)
+    Console().print(table)
+    if plot:
+        draw(found, plot)
 
 
 def evaluate(
@@ -72,3 +99,9 @@ def nightly(
 def _moment(given: str | None) -> str | int | None:
     """Digits are epoch milliseconds, anything else an ISO date."""
     return int(given) if given is not None and given.lstrip("-").isdigit() and len(given) > 8 else given
+
+
+def _tabulate(dataset: Dataset, path: Path, test_from: str | None) -> None:
+    from trainer.tables import Tables
+
+    Tables.build(dataset, path, test_from=_moment(test_from))
