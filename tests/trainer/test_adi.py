@@ -187,11 +187,16 @@ def test_normalised_score_is_the_cosine_over_the_temperature_plus_the_bias() -> 
 def test_a_domains_batch_leaves_other_domains_parameters_alone() -> None:
     world = World()
     model = ADI(world.schema, SMALL)
-    positives, negatives = next(iter(Sampler(world, 64, 64).epoch(0)))
-    model.training_loss(positives, negatives).backward()
-    other = (positives.domain + 1) % DOMAINS
-    assert model.user_tower.heads[other].weight.grad is None
-    assert model.user_tower.heads[positives.domain].weight.grad is not None
+    seen = set()
+    for positives, negatives in Sampler(world, 64, 64).epoch(0):
+        model.zero_grad(set_to_none=True)
+        model.training_loss(positives, negatives).backward()
+        for tower in (model.user_tower, model.ad_tower):
+            for parts in (tower.heads, tower.forward_nets, tower.experts.specific):
+                reached = [any(one.grad is not None for one in part.parameters()) for part in parts]
+                assert reached == [domain == positives.domain for domain in range(DOMAINS)]
+        seen.add(positives.domain)
+    assert seen == set(range(DOMAINS))
 
 
 def test_the_popularity_dimension_starts_at_smoothed_log_counts_of_the_domain() -> None:

@@ -16,6 +16,7 @@ import torch
 from contracts.errors import BadInput
 from trainer import recipes
 from trainer.baselines.rates import Rates, RatesConfig
+from trainer.checkpoint import WEIGHTS
 from trainer.evaluate import evaluate, flops_per_candidate, to_html, to_markdown
 from trainer.fit import FitSettings, fit_ranker
 from trainer.layers import Inputs
@@ -208,4 +209,5 @@ def test_auc_of_a_seed_is_reproducible(quick: None, tables: Tables, tmp_path: Pa
     loaded = load_ranker("dsfm_dfei", tables, 5, tmp_path / "a")
     again = score_split(loaded.model, tables, "test")
     assert found[0] == found[1] == auc(again.label, again.logit)
+    assert len({(tmp_path / name / "base" / WEIGHTS).read_bytes() for name in ("a", "b")}) == 1
     assert loaded.sensitive == trained.sensitive and loaded.report.metrics == trained.report.metrics
