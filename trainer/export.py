@@ -7,7 +7,7 @@ weights are equal bytes on any machine.
 from __future__ import annotations
 
 import copy
-import logging
+import io
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ from trainer.two_tower import TwoTower
 
 Arrays = dict[str, NDArray[Any]]
 
-OPSET = 20
+OPSET = 18
 _OUTPUT = "mdrec_output"
 _EXAMPLE_ROWS = 3  # any number but 0 and 1, which the exporter would take for constants
 _SHARED: tuple[BlockName, ...] = ("user", "context")  # one row in a request, whatever the number of candidates
@@ -173,24 +173,39 @@ def _example(schema: FeatureSchema, names: Sequence[str], model: nn.Module) -> A
 
 
 def _export(module: _Tower | _Ranker | _Encoder, feeds: Arrays, dynamic: Sequence[str], output: str, path: Path) -> None:
-    """dynamic: the inputs whose first axis is the number of rows."""
+    """dynamic: the inputs whose first axis is the number of rows.
+
+    By tracing: a tower takes .4 s instead of the 9 to 15 s of the graph-capturing exporter (a night of 15 domains exports 30),
+    and what it gives agrees with torch to the same 1e-7. Shapes are read from the inputs, nothing branches on values, and the
+    agreement of every graph is measured before it is published.
+    """
     if not dynamic:
         raise ValueError(f"{path.name}: no input has rows to count")
-    rows = torch.export.Dim("rows", min=1)
-    shapes = tuple({0: rows} if name in dynamic else None for name in module.names)
     example = tuple(torch.from_numpy(feeds[name]) for name in module.names)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter warns about its own deprecations
-        program = torch.onnx.export(
-            module.cpu().eval(), example, input_names=module.names, output_names=[_OUTPUT], dynamic_shapes={"given": shapes},
-            opset_version=OPSET, dynamo=True, optimize=True, verbose=False, external_data=False,
+        warnings.simplefilter("ignore")  # about constants that are meant to be constants, and about the exporter's age
+        torch.onnx.export(
+            module.cpu().eval(), example, buffer, input_names=module.names, output_names=[_OUTPUT],
+            dynamic_axes={name: {0: "rows"} for name in dynamic}, opset_version=OPSET, dynamo=False,
         )  # fmt: skip
-    if program is None:
-        raise RuntimeError(f"the exporter gave nothing for {path.name}")
-    model = _stripped(program.model_proto)
+    model = _stripped(onnx.load_from_string(buffer.getvalue()))
     _rename(model.graph, {output: f"{output}_inside", _OUTPUT: output})
+    _declare(model.graph, module.names, feeds, dynamic)
     write_bytes(path, model.SerializeToString(deterministic=True))
+
+
+def _declare(graph: onnx.GraphProto, names: Sequence[str], feeds: Arrays, dynamic: Sequence[str]) -> None:
+    """All inputs, in order: tracing leaves out the ones a model does not read (popularity reads no user)."""
+    declared = {one.name: one for one in graph.input}
+    for name in names:
+        if name not in declared:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(feeds[name].dtype)
+            shape = ["rows" if name in dynamic else feeds[name].shape[0], *feeds[name].shape[1:]]
+            declared[name] = onnx.helper.make_tensor_value_info(name, kind, shape)
+    ordered = [onnx.ValueInfoProto.FromString(declared[name].SerializeToString()) for name in names]
+    graph.ClearField("input")
+    graph.input.extend(ordered)
 
 
 def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:

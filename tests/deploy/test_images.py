@@ -65,7 +65,7 @@ def test_the_cpu_image_asks_for_cpu_wheels_and_the_serving_one_for_no_torch() ->
     both = stages(CPU)
     assert "https://download.pytorch.org/whl/cpu" in pip_steps(both["trainer"])[0]
     wanted = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["serve"]
-    assert not [one for one in wanted if _name(one) in {"torch", "onnx", "onnxscript", "captum"}]
+    assert not [one for one in wanted if _name(one) in {"torch", "onnx", "captum"}]
 
 
 def test_the_gpu_image_has_one_faiss() -> None:

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import onnxruntime
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from contracts.ids import IdTable
 from contracts.schema import FIRST, FeatureSchema, FeatureSpec, Numeric
+from trainer.export import export_ranker
 from trainer.layers import Inputs, Ranker
 
 USERS, ADS, LEVELS, LENGTH = 12, 8, 4, 5
@@ -72,23 +73,9 @@ def one_request(many: Inputs, user_vectors: Tensor | None = None) -> Inputs:
     return Inputs(ad_codes=many.ad_codes, ad_dense=many.ad_dense, user_vectors=user_vectors, **first)
 
 
-class _Positional(nn.Module):
-    def __init__(self, ranker: Ranker) -> None:
-        super().__init__()
-        self.ranker = ranker
-
-    def forward(self, *tensors: Tensor) -> Tensor:
-        return self.ranker(Inputs(*tensors))
-
-
-def export(ranker: Ranker, request: Inputs, path: Path) -> onnxruntime.InferenceSession:
-    """One user, any number of candidates, through torch.export."""
-    ranker.eval()
-    tensors = tuple(one for one in request if one is not None)
-    names = [name for name, one in zip(Inputs._fields, request, strict=True) if one is not None]
-    candidates = torch.export.Dim("candidates", min=1, max=4096)
-    shapes = tuple({0: candidates} if name.startswith("ad_") else None for name in names)
-    torch.onnx.export(_Positional(ranker), tensors, path, dynamo=True, dynamic_shapes=(shapes,), input_names=names, verbose=False)
+def export(ranker: Ranker, path: Path) -> onnxruntime.InferenceSession:
+    """The graph that is published: one user, any number of candidates, probabilities out."""
+    export_ranker(ranker, schema(), path)
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 

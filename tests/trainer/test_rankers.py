@@ -138,17 +138,15 @@ def test_one_shared_user_row_equals_that_row_repeated(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-@pytest.mark.filterwarnings("ignore")
 def test_exported_graph_agrees(name: str, tmp_path: Path) -> None:
     model = stirred(name)
-    request = one_request(batch(6, DOMAINS, seed=6).inputs, vectors(model, 1))
-    session = export(model, request, tmp_path / "ranker.onnx")
+    session = export(model, tmp_path / "ranker.onnx")
     for rows, seed in ((1, 7), (2, 8), (300, 9)):
         asked = one_request(batch(rows, DOMAINS, seed=seed).inputs, vectors(model, 1))
         for domain in range(DOMAINS):
             here = asked._replace(domain=torch.tensor([domain]))
             with torch.no_grad():
-                expected = model(here).numpy()
+                expected = torch.sigmoid(model(here)).numpy()
             assert abs(run(session, here) - expected).max() < 1e-5
 
 
