@@ -1,4 +1,4 @@
-"""A report for people: Markdown for files and issues, a rich table for terminals. What has no number says why."""
+"""A report for people: Markdown for files, rich tables for terminals. What has no number says why."""
 
 from __future__ import annotations
 
@@ -18,12 +18,27 @@ def to_markdown(report: ExperimentReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_table(report: ExperimentReport) -> Table:
-    table = Table(title=f"Experiment {report.experiment}", caption="\n".join(_notes(report)))
-    for index, name in enumerate(_header(report)):
-        table.add_column(name, justify="left" if index < 2 else "right")
-    for cells in _cells(report):
-        table.add_row(*map(Text, cells))  # Text: a domain called [red] is no markup
+def to_tables(report: ExperimentReport) -> list[Table]:
+    """One table a domain (overall first), a column an arm: it fits a terminal of 80 columns with two arms."""
+    return [_domain_table(report, domain, part) for domain, part in slices(report)]
+
+
+def notes(report: ExperimentReport) -> list[str]:
+    """What the numbers rest on, and what is wrong with them."""
+    return _notes(report)
+
+
+def _domain_table(report: ExperimentReport, domain: str, part: Slice) -> Table:
+    table = Table(title=Text(f"{report.experiment} in {domain}, split {_srm(part.srm)}"), title_justify="left")
+    table.add_column("")
+    for arm in part.arms:
+        table.add_column(Text(f"{arm.arm} ({arm.recipe})" if arm.recipe else arm.arm), justify="right")
+    for name in ("units", "impressions", "clicks", "conversions"):
+        table.add_row(name, *(f"{getattr(arm, name):,}" for arm in part.arms))
+    table.add_row("revenue", *(f"{arm.revenue:,.2f}" for arm in part.arms))
+    for name in METRICS:
+        table.add_row(name, *(Text(_value(arm.values[name])) for arm in part.arms))
+        table.add_row(f"  vs {report.control}", "", *(Text(_lift(arm.lifts[name])) for arm in part.arms[1:]))
     return table
 
 

@@ -18,6 +18,7 @@ import redis
 from contracts.aliases import Aliases
 from contracts.errors import BadInput, WorkFailed
 from deploy.close_day import drain, logged_events
+from deploy.experiments_report import report_experiments
 from deploy.halves import Halves
 from deploy.publish import Publisher
 from deploy.retention import retire
@@ -77,6 +78,7 @@ def nightly(
                 continue
             aliases.move(recipe, manifest.bundle_id)
             night.published[recipe] = manifest.bundle_id
+        report_experiments(home, client, say)
         retire(home, client, say)
         night.seconds = steps.seconds
         return night

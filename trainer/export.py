@@ -182,7 +182,7 @@ def _export(module: _Tower | _Ranker | _Encoder, feeds: Arrays, dynamic: Sequenc
     if not dynamic:
         raise ValueError(f"{path.name}: no input has rows to count")
     example = tuple(torch.from_numpy(feeds[name]) for name in module.names)
-    buffer = io.BytesIO()
+    buffer: Any = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # about constants that are meant to be constants, and about the exporter's age
         torch.onnx.export(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from contracts.aliases import CHAMPION, Aliases
 from contracts.manifest import Manifest
@@ -21,7 +21,7 @@ def list_() -> None:
     """Every complete bundle, oldest first, and the recipe it serves."""
     aliases = Aliases(home())
     serving = {alias.bundle_id: alias.recipe for alias in map(aliases.get, aliases.recipes()) if alias}
-    table = Table("bundle", "recipe", "made", "domains", "ads", "MiB", "serves")
+    table = Table(Column("bundle", overflow="fold", no_wrap=False), "recipe", "made", "domains", "ads", "MiB", "serves")
     for bundle_id in aliases.bundle_ids():
         manifest = _manifest(bundle_id)
         recipe = serving.get(bundle_id)

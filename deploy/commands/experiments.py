@@ -110,7 +110,11 @@ def report(
     result = analyze.report(events_directory(), definitions, key)
     if json_out:
         write_bytes(json_out, json.dumps(asdict(result), default=str, indent=2).encode())
-    Console().print(render.to_table(result))
+    console = Console()
+    for line in render.notes(result):
+        console.print(line, markup=False)
+    for table in render.to_tables(result):
+        console.print(table)
     decision = decide(result)
     typer.echo(f"{decision.action}: {'; '.join(decision.reasons)}")
 
@@ -119,7 +123,7 @@ def _change(amend: Callable[[Definitions], Definitions], why: str) -> None:
     with _store() as store:
         now = store.read()
         after = store.write(amend(now.definitions), who=getpass.getuser(), expected_version=now.version, why=why)
-    typer.echo(f"version {after.version}; running gateways follow at once")
+    typer.echo(f"version {after.version}; running gateways follow within seconds")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from abtest.assign import Assigner
 from abtest.drain import drain
 from abtest.ledger import JoinReport
 from abtest.promote import Policy, decide
-from abtest.render import to_markdown, to_table
+from abtest.render import to_markdown, to_tables
 from abtest.stats import Estimate, NotComputable, SrmCheck
 from contracts.errors import BadInput
 from contracts.events import Exposure, Feedback
@@ -167,5 +167,5 @@ def test_reports_render_with_reasons_and_hostile_domain_names(client: redis.Redi
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
     screen = io.StringIO()
-    Console(file=screen, width=400).print(to_table(found))
-    assert "[red]a|b" in screen.getvalue()
+    Console(file=screen, width=80).print(*to_tables(found))
+    assert "[red]a|b" in screen.getvalue() and "challenger" in screen.getvalue()

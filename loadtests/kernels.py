@@ -1,0 +1,94 @@
+"""What a request is made of, measured alone on a live bundle: one user row, one search, one ranking. One thread, one table.
+
+    python -m loadtests.kernels          reads MDREC_HOME and its champion
+
+Medians over rounds that alternate between the kernels, so that a slow spell of the machine hits all of them alike.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from contracts.aliases import Aliases
+from contracts.errors import BadInput
+from contracts.user_row import UserRow
+from server.bundle import Bundle
+from server.features import read_row, served_vectors, stranger
+
+CANDIDATES = 500
+ROUNDS = 9
+SECONDS_A_ROUND = 0.3
+
+
+def main() -> None:
+    """Print median, spread and share of the sum for each kernel."""
+    aliases = Aliases(Path(os.environ.get("MDREC_HOME") or ".mdrec"))
+    alias = aliases.get(aliases.champion() or "")
+    if alias is None:
+        raise BadInput("no bundle is live under MDREC_HOME", "run `make run` or `mdrec nightly` first")
+    bundle = Bundle(aliases.bundle_directory(alias.bundle_id))
+    kernels = _kernels(bundle)
+    microseconds: dict[str, list[float]] = {name: [] for name in kernels}
+    for _ in range(ROUNDS):
+        for name, kernel in kernels.items():
+            microseconds[name].append(_one_round(kernel))
+    medians = {name: float(np.median(values)) for name, values in microseconds.items()}
+    print(f"{bundle.bundle_id}, one thread, median [min, max] of {ROUNDS} alternating rounds")
+    for name, values in microseconds.items():
+        share = medians[name] / sum(medians.values())
+        print(f"{name:<34} {medians[name]:9.1f} us  [{min(values):.1f}, {max(values):.1f}]  {share:5.1%}")
+
+
+def _kernels(bundle: Bundle) -> dict[str, Callable[[], object]]:
+    """The largest domain's kernels, on a stranger's inputs."""
+    model = max(bundle.domains.values(), key=lambda one: len(one.ads))
+    row = stranger(bundle, "stranger")
+    packed = row.pack()
+    codes, dense = row.block(model.number)
+    user = {"user_codes": codes, "user_dense": dense}
+    query = model.user_tower.run(user)
+    rows = np.arange(min(CANDIDATES, len(model.ads)))
+    kernels: dict[str, Callable[[], object]] = {
+        "unpack one user row": lambda: read_row(bundle, packed),
+        "user tower, one row": lambda: model.user_tower.run(user),
+        f"search, {len(model.ads):,} ads, k = {len(rows)}": lambda: model.index.search(query, len(rows)),
+    }
+    if bundle.ranker is not None:
+        ranker, ads = bundle.ranker, model.ads
+        context = bundle.schema.encode("context", {}, 1)
+        feeds = {
+            **user,
+            "context_codes": context.codes,
+            "context_dense": context.dense,
+            "ad_codes": np.ascontiguousarray(ads.codes[rows]),
+            "ad_dense": np.ascontiguousarray(ads.dense[rows]),
+            "domain": np.array([model.number]),
+        }
+        vectors = served_vectors(bundle, UserRow.unpack(packed))
+        if vectors is not None:
+            feeds["user_vectors"] = vectors
+        kernels[f"rank {len(rows)} candidates"] = lambda: ranker.run(feeds)
+    return kernels
+
+
+def _one_round(kernel: Callable[[], object]) -> float:
+    """Microseconds a call."""
+    kernel()
+    calls, started = 0, time.perf_counter()
+    while (spent := time.perf_counter() - started) < SECONDS_A_ROUND:
+        kernel()
+        calls += 1
+    return 1e6 * spent / calls
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BadInput as error:
+        sys.exit(f"error {error}")
