@@ -155,7 +155,9 @@ class Manifest(BaseModel):
             path = directory / name
             if not path.is_file():
                 raise BundleError(f"{path} is missing", _RESTORE)
-            if path.stat().st_size != entry.bytes or sha256_file(path) != entry.sha256:
-                found = f"{path.stat().st_size} bytes"
-                expected = f"{entry.bytes} bytes, sha256 {entry.sha256[:12]}…"
-                raise BundleError(f"{path} is corrupt: {found}, manifest says {expected}", _RESTORE)
+            size = path.stat().st_size
+            if size != entry.bytes:
+                raise BundleError(f"{path} is corrupt: {size} bytes, the manifest says {entry.bytes}", _RESTORE)
+            digest = sha256_file(path)
+            if digest != entry.sha256:
+                raise BundleError(f"{path} is corrupt: sha256 {digest[:12]}, the manifest says {entry.sha256[:12]}", _RESTORE)

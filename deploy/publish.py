@@ -44,16 +44,14 @@ class Publisher:
 
     def publish(self, name: str) -> Manifest:
         """Build the bundle of a recipe unless it is there, and see that its features are in Redis. Raises WorkFailed when a gate
-        fails, BadInput for an unknown recipe."""
+        fails."""
         recipe = recipe_of(name)
-        if recipe.retriever is None:
-            raise WorkFailed(f"recipe {name!r} ranks but retrieves nothing", f"serve it as adi+{name}")
         facts = {"tables": self._tables.digest, "recipe": name, "seed": self._seed}
         bundle_id = self._bundle_id(name, facts)
         directory = self._aliases.bundle_directory(bundle_id)
         if not (directory / MANIFEST).is_file():
             verdict = self._evaluated(name, facts)
-            retriever = self._halves.final_retriever(recipe.retriever)
+            retriever = self._halves.final_retriever(str(recipe.retriever))
             ranker = self._halves.final_ranker(recipe.ranker) if recipe.ranker else None
             staged = self._staged(name, facts, retriever, ranker)
             self._write_features(bundle_id, ranker)
