@@ -61,9 +61,10 @@ def test_an_image_runs_a_real_command_and_not_as_root(dockerfile: Path, target: 
     assert home and f"--home-dir {home[1]} --create-home mdrec" in created
 
 
-def test_the_cpu_image_asks_for_cpu_wheels_and_the_serving_one_for_no_torch() -> None:
+def test_the_training_image_asks_for_torch_and_the_serving_one_does_not() -> None:
     both = stages(CPU)
-    assert "https://download.pytorch.org/whl/cpu" in pip_steps(both["trainer"])[0]
+    assert [pip_steps(both[stage])[0][-1] for stage in ("trainer", "serve")] == [".[cpu]", ".[serve]"]
+    assert "torch" in {_name(one) for one in PROJECT["project"]["optional-dependencies"]["cpu"]}
     wanted = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["serve"]
     assert not [one for one in wanted if _name(one) in {"torch", "onnx", "captum"}]
 
