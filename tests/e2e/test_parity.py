@@ -1,4 +1,4 @@
-"""What the trainer's model says of a user and an ad is what the gateway answers: encode, Redis row, ad table and graph together."""
+"""What the trainer's model says of a user and an ad is what the gateway answers: encode, Redis row, ad table, graph."""
 
 from __future__ import annotations
 
