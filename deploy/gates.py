@@ -1,7 +1,9 @@
 """Conditions of publication: a bundle that fails one is not published, and yesterday's keeps serving.
 
-New metrics are compared with the live bundle's per domain, with a tolerance that grows where the domain is small: two
-standard errors of the difference, at least MIN_TOLERANCE.
+Tonight's metrics are not measured on last night's days, so metrics of two nights cannot be compared as they are. What is
+compared per domain is the lead over a reference that costs nothing and is measured on the same days: smoothed rates for
+AUC, popularity for recall. The tolerance grows where the domain is small: two standard errors of the difference, at least
+MIN_TOLERANCE.
 """
 
 from __future__ import annotations
@@ -18,17 +20,17 @@ MAX_DISAGREEMENT = 1e-4  # torch against ONNX Runtime, probability or embedding
 
 
 def judge(row: Mapping[str, Any], live: Mapping[str, Any] | None, support: Mapping[str, int]) -> list[Gate]:
-    """Gates on one evaluation row (as `evaluate --json` writes it). live: the live bundle's row, or None on the first
-    night. support: held-out positives by domain, which set the tolerance."""
+    """Gates on one evaluation row (as `evaluate --json` writes it, the reference's row under "reference"). live: the live
+    bundle's row, or None on the first night. support: held-out positives by domain, which set the tolerance."""
     gates: list[Gate] = []
     for name, floor in (("auc", 0.5), ("recall@50", 0.0)):
         new = _by_domain(row, name)
         if not new:
             continue
         gates.append(_floor(name, new, floor, support))
-        gates += [
-            _against_live(name, domain, new.get(domain), value, support) for domain, value in _by_domain(live, name).items()
-        ]
+        lead = _lead(row, name)
+        for domain, live_lead in _lead(live, name).items():
+            gates.append(_against_live(f"{name} lead", domain, lead.get(domain), live_lead, support))
     return gates
 
 
@@ -68,6 +70,12 @@ def _against_live(name: str, domain: str, new: float | None, live: float, suppor
         return Gate(name=name, domain=domain, value=new, threshold=None, passed=True, reason=why)
     tolerance = max(MIN_TOLERANCE, 2.0 * math.sqrt(2.0 * 0.25 / positives))
     return Gate(name=name, domain=domain, value=new, threshold=live - tolerance, passed=new >= live - tolerance)
+
+
+def _lead(row: Mapping[str, Any] | None, name: str) -> dict[str, float]:
+    """By domain, how far the row is above its reference on the same days."""
+    reference = _by_domain((row or {}).get("reference"), name)
+    return {domain: value - reference[domain] for domain, value in _by_domain(row, name).items() if domain in reference}
 
 
 def _by_domain(row: Mapping[str, Any] | None, name: str) -> dict[str, float]:

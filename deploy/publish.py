@@ -76,10 +76,23 @@ class Publisher:
             write_json(path / "evaluation.json", row)
 
         path = self._steps.run(f"evaluate-{name}", facts, work)
-        row = read_json(path / "evaluation.json")
+        row = {**read_json(path / "evaluation.json"), "reference": self._reference(facts)}
         judged = gates.judge(row, live, {domain: found["positives"] for domain, found in row["support"].items()})
         self._require(judged)
         return {"row": row, "gates": judged}
+
+    def _reference(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """What counting alone reaches on the same days (deploy/gates.py)."""
+
+        def work(path: Path) -> None:
+            rates = None if self._tables.positives_only else self._halves.judged_ranker("rates")
+            row = evaluate.measure(
+                self._tables, "test", "reference", self._seed, rates, self._halves.judged_retriever("popularity")
+            )
+            write_json(path / "evaluation.json", row)
+
+        path = self._steps.run("reference", {"tables": facts["tables"], "seed": self._seed}, work)
+        return dict(read_json(path / "evaluation.json"))
 
     def _staged(self, name: str, facts: dict[str, Any], retriever: TrainedRetriever, ranker: TrainedRanker | None) -> Path:
         """The bundle's files but for evaluation and manifest, and beside them what the manifest says of them."""
