@@ -2,8 +2,9 @@
 
 Tonight's metrics are not measured on last night's days, so metrics of two nights cannot be compared as they are. What is
 compared per domain is the lead over a reference that costs nothing and is measured on the same days: smoothed rates for
-AUC, popularity for recall. The tolerance grows where the domain is small: two standard errors of the difference, at least
-MIN_TOLERANCE.
+AUC, popularity for recall. Even the lead moves with the days (clicks on what a gateway chose to show are easier to count
+and harder to retrieve), so a night is held back when it loses more than half of the live lead, beyond a tolerance that
+grows where the domain is small: two standard errors of the difference, at least MIN_TOLERANCE.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from contracts.manifest import Gate
 
 MIN_TOLERANCE = 0.02  # AUC or recall; nights on unchanged data differ by less (seed to seed)
+KEPT_SHARE = 0.5  # of the live bundle's lead
 MIN_ROWS = 100  # fewer held-out rows (or users) of a domain say nothing: reported, not judged
 MAX_DISAGREEMENT = 1e-4  # torch against ONNX Runtime, probability or embedding
 
@@ -69,7 +71,8 @@ def _against_live(name: str, domain: str, new: float | None, live: float, suppor
         why = f"{positives} held-out positives, {MIN_ROWS} are needed to judge"
         return Gate(name=name, domain=domain, value=new, threshold=None, passed=True, reason=why)
     tolerance = max(MIN_TOLERANCE, 2.0 * math.sqrt(2.0 * 0.25 / positives))
-    return Gate(name=name, domain=domain, value=new, threshold=live - tolerance, passed=new >= live - tolerance)
+    threshold = min(live, KEPT_SHARE * live) - tolerance
+    return Gate(name=name, domain=domain, value=new, threshold=threshold, passed=new >= threshold)
 
 
 def _lead(row: Mapping[str, Any] | None, name: str) -> dict[str, float]:

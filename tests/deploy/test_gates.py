@@ -21,7 +21,7 @@ def test_first_night_needs_only_better_than_chance() -> None:
 
 
 def test_a_worse_domain_is_named() -> None:
-    failed = failures(judge(_row(0.60, 0.9), _row(0.70, 0.9), SUPPORT))
+    failed = failures(judge(_row(0.60, 0.9), _row(0.75, 0.9), SUPPORT))
     assert len(failed) == 1 and failed[0].startswith("auc lead in feed: 0 against")
 
 
@@ -40,7 +40,7 @@ def test_a_retriever_alone_is_judged_by_recall() -> None:
     counting = {"recall": {"50": {"by_domain": {"feed": 0.1}}}}
     worse = {"recall": {"50": {"by_domain": {"feed": 0.15}}}, "reference": counting}
     live = {"recall": {"50": {"by_domain": {"feed": 0.3}}}, "reference": counting}
-    assert failures(judge(worse, live, SUPPORT)) == [f"recall@50 lead in feed: 0.05 against {0.2 - 2 * (0.5 / 5000) ** 0.5:.4g}"]
+    assert failures(judge(worse, live, SUPPORT)) == [f"recall@50 lead in feed: 0.05 against {0.1 - 2 * (0.5 / 5000) ** 0.5:.4g}"]
 
 
 def test_disagreement_between_torch_and_onnx_fails() -> None:
