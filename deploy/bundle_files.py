@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from contracts.files import save_array, write_bytes
 from contracts.ids import IdTable
 from contracts.manifest import DomainEntry
+from contracts.schema import BlockName
 from indexer.build import build_domain
 from indexer.tower import embed, open_session
 from trainer import export
@@ -24,7 +25,7 @@ RECALL_AT = 100
 RECALL_GATE = 0.95
 AGREEMENT_ROWS = 10_000
 GOLDEN_ROWS = 8
-SIDES = ("user", "ad")
+SIDES: tuple[BlockName, ...] = ("user", "ad")
 
 
 def domain_directory(number: int) -> str:
@@ -36,7 +37,7 @@ def export_graphs(tables: Tables, retriever: TwoTower, ranker: Ranker | None, di
     for number in range(len(tables.domains)):
         for side in SIDES:
             path = directory / domain_directory(number) / f"{side}_tower.onnx"
-            export.export_tower(retriever, tables.schema, side, number, path)  # type: ignore[arg-type]
+            export.export_tower(retriever, tables.schema, side, number, path)
     if ranker is not None:
         export.export_ranker(ranker, tables.schema, directory / "ranker.onnx")
         if ranker.user_vectors is not None:
@@ -50,9 +51,7 @@ def agreement_of(tables: Tables, retriever: TwoTower, ranker: Ranker | None, dir
         for side in SIDES:
             name = f"{domain_directory(number)}/{side}_tower"
             path = directory / f"{name}.onnx"
-            found[name] = export.tower_difference(
-                retriever, tables.schema, side, number, path, AGREEMENT_ROWS, seed  # type: ignore[arg-type]
-            )  # fmt: skip
+            found[name] = export.tower_difference(retriever, tables.schema, side, number, path, AGREEMENT_ROWS, seed)
     if ranker is not None:
         found["ranker"] = export.ranker_difference(ranker, tables.schema, directory / "ranker.onnx", AGREEMENT_ROWS, seed)
     return found
@@ -85,8 +84,8 @@ def write_golden(tables: Tables, ranker: Ranker | None, directory: Path, seed: i
     for number in range(len(tables.domains)):
         users = rng.integers(0, len(tables.users), GOLDEN_ROWS)
         ads = rng.choice(tables.eligible(number), GOLDEN_ROWS)
-        for side, block in (("user", tables.user_block(users, number)), ("ad", tables.ad_block(ads, number))):
-            names = export.block_inputs(tables.schema, side)  # type: ignore[arg-type]
+        for side, block in zip(SIDES, (tables.user_block(users, number), tables.ad_block(ads, number)), strict=True):
+            names = export.block_inputs(tables.schema, side)
             record(f"{domain_directory(number)}/{side}_tower", "embedding", _named(names, side, block))
     if ranker is not None:
         feeds = export.random_feeds(tables.schema, export.ranker_inputs(tables.schema, ranker), ranker, GOLDEN_ROWS, rng)
