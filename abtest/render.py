@@ -13,7 +13,7 @@ _COLUMNS = ["domain", "arm", "units", "impressions", "clicks", "conversions", "r
 
 def to_markdown(report: ExperimentReport) -> str:
     header = _header(report)
-    lines = [f"# Experiment {report.experiment}", "", *_notes(report), "", _row(header), _row(["---"] * len(header))]
+    lines = [f"# Experiment {report.experiment}", "", *notes(report), "", _row(header), _row(["---"] * len(header))]
     lines += [_row([cell.replace("|", "\\|") for cell in cells]) for cells in _cells(report)]
     return "\n".join(lines) + "\n"
 
@@ -21,11 +21,6 @@ def to_markdown(report: ExperimentReport) -> str:
 def to_tables(report: ExperimentReport) -> list[Table]:
     """One table a domain (overall first), a column an arm: it fits a terminal of 80 columns with two arms."""
     return [_domain_table(report, domain, part) for domain, part in slices(report)]
-
-
-def notes(report: ExperimentReport) -> list[str]:
-    """What the numbers rest on, and what is wrong with them."""
-    return _notes(report)
 
 
 def _domain_table(report: ExperimentReport, domain: str, part: Slice) -> Table:
@@ -64,20 +59,21 @@ def _arm_cells(domain: str, arm: ArmReport, part: Slice) -> list[str]:
     ]
 
 
-def _notes(report: ExperimentReport) -> list[str]:
+def notes(report: ExperimentReport) -> list[str]:
+    """What the numbers rest on, and what is wrong with them."""
     join = report.join
-    notes = [
+    lines = [
         f"{report.confidence:.0%} intervals, users as units, control: {report.control}.",
         f"Events: {join.joined_events:,} joined, {join.duplicate_events:,} duplicate, {join.orphan_events:,} without exposure, "
         f"{join.late_events:,} late; answers: {join.exposures:,}, {join.duplicate_exposures:,} repeated.",
     ]
     if report.crossed_units:
-        notes.append(f"{report.crossed_units:,} users were seen in two arms and are left out.")
-    notes += [f"{units:,} users were in the arm {arm!r}, which is not defined." for arm, units in report.unknown_arms.items()]
+        lines.append(f"{report.crossed_units:,} users were seen in two arms and are left out.")
+    lines += [f"{units:,} users were in the arm {arm!r}, which is not defined." for arm, units in report.unknown_arms.items()]
     check = report.overall.srm
     if isinstance(check, SrmCheck) and check.broken:
-        notes.append(f"SAMPLE RATIO MISMATCH (p = {check.p_value:.2g}): do not use these numbers.")
-    return notes
+        lines.append(f"SAMPLE RATIO MISMATCH (p = {check.p_value:.2g}): do not use these numbers.")
+    return lines
 
 
 def _value(one: Estimate | NotComputable) -> str:

@@ -178,10 +178,6 @@ class FeatureSchema:
             code_at += _code_width(spec)
         return Encoded(codes, dense)
 
-    def standardised(self, spec: FeatureSpec, values: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Numeric values on the scale the attribution's Wasserstein distance uses; missing is 0, the mean."""
-        return self._standardise(spec, values)
-
     def save(self, directory: Path) -> None:
         for name, vocabulary in self.vocabularies.items():
             vocabulary.save(directory / "vocab" / name)

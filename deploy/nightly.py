@@ -37,7 +37,6 @@ class Night:
 
     published: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
 
     def summary(self) -> str:
         lines = [f"{recipe}: serving {bundle_id}" for recipe, bundle_id in self.published.items()]
@@ -85,7 +84,6 @@ def nightly(
             night.published[recipe] = manifest.bundle_id
         report_experiments(home, client, say)
         retire(home, client, say)
-        night.seconds = steps.seconds
         return night
 
 

@@ -41,7 +41,6 @@ class AdTable:
     bid: F32
     active: Bools
     popular: I32
-    active_count: int
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -155,7 +154,7 @@ class Bundle:
         popular = arrays["popular"]
         if len(ids) != entry.ads or (len(popular) and not 0 <= int(popular.min()) <= int(popular.max()) < entry.ads):
             raise BundleError(f"{directory}: ids or popular rows do not fit {entry.ads} ads", "rebuild the bundle")
-        return AdTable(ids, **arrays, active_count=int(np.count_nonzero(arrays["active"])))
+        return AdTable(ids, **arrays)
 
     def _graph(self, name: str, inputs: Sequence[str], output: str, device: str) -> Graph:
         graph = self.graphs[name] = Graph(self.directory / f"{name}.onnx", inputs, output, device)
