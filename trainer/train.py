@@ -18,7 +18,8 @@ from trainer.baselines.shared_dnn import SharedDNN
 from trainer.checkpoint import WEIGHTS, load_weights
 from trainer.fit import FitReport, FitSettings, fit_ranker, fit_retriever
 from trainer.layers import Ranker
-from trainer.recipes import RankerPlan, ranker_plan, retriever_plan
+from trainer.plans import RankerPlan
+from trainer.recipes import ranker_plan, retriever_plan
 from trainer.tables import Tables
 from trainer.two_tower import TwoTower
 
