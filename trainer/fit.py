@@ -80,11 +80,11 @@ def device() -> torch.device:
 
 def fit_ranker(model: Ranker, tables: Tables, settings: FitSettings, directory: Path) -> FitReport:
     """Train in place, weights of the best epoch; they also stand in directory/weights.safetensors. Positives-only data get
-    sampled negatives (trainer/batches.py). Counting models are counted."""
+    sampled negatives (trainer/batches.py). A model with `fit_whole(tables, settings)` is fitted by it, in one call."""
     model.to(device())
     model.prepare(tables)
-    if hasattr(model, "fit_counts"):
-        return _count(model, tables, directory)
+    if hasattr(model, "fit_whole"):
+        return _whole(model, tables, settings, directory)
     return _fit(
         model,
         settings,
@@ -99,8 +99,8 @@ def fit_retriever(model: TwoTower, tables: Tables, settings: FitSettings, direct
     """As fit_ranker, on training positives against in-batch and uniform negatives."""
     model.to(device())
     model.prepare(tables)
-    if hasattr(model, "fit_counts"):
-        return _count(model, tables, directory)
+    if hasattr(model, "fit_whole"):
+        return _whole(model, tables, settings, directory)
     sampler = Sampler(tables, settings.batch_rows, settings.negatives, settings.seed)
     return _fit(
         model,
@@ -114,7 +114,7 @@ def fit_retriever(model: TwoTower, tables: Tables, settings: FitSettings, direct
 
 def catch_up(model: Ranker | TwoTower, tables: Tables, split: str, settings: FitSettings, directory: Path) -> None:
     """One pass over a held-out split, so that the model that is published has seen the last days. Rewrites the weights."""
-    if hasattr(model, "fit_counts") or tables.split_size(split) == 0:
+    if hasattr(model, "fit_whole") or tables.split_size(split) == 0:
         return
     tables = tables.at(split)
     torch.manual_seed(settings.seed * _CATCH_UP + _CATCH_UP)
@@ -227,9 +227,9 @@ def _moved(parts: Any, where: torch.device) -> Any:
     return type(parts)(*(part.to(where) if isinstance(part, Tensor) else part for part in parts))
 
 
-def _count(model: Ranker | TwoTower, tables: Tables, directory: Path) -> FitReport:
+def _whole(model: Ranker | TwoTower, tables: Tables, settings: FitSettings, directory: Path) -> FitReport:
     started = time.perf_counter()
-    model.fit_counts(tables)  # type: ignore[operator]
+    model.fit_whole(tables, settings)  # type: ignore[operator]
     model.eval()
     save_weights(directory / WEIGHTS, model.state_dict())
     rows = tables.split_size("train")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from contracts.schema import AD_ID, FIRST, FeatureSchema
+from trainer.fit import FitSettings
 from trainer.sampling import Entities, training_pairs
 from trainer.two_tower import TwoTower
 
@@ -35,7 +36,7 @@ class Popularity(TwoTower):
         lowest = torch.full((len(schema.domains), ad_id.cardinality), -torch.inf)
         self.register_buffer("log_count_DA", self._finite(lowest))
 
-    def fit_counts(self, tables: Entities) -> None:
+    def fit_whole(self, tables: Entities, settings: FitSettings) -> None:
         """Count each ad's training positives in each domain."""
         pairs = training_pairs(tables)
         domains, ads = self.log_count_DA.shape

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from contracts.schema import AD_ID, USER_ID, FeatureSchema
+from trainer.fit import FitSettings
 from trainer.layers import Inputs, Ranker
 from trainer.tables import Tables
 
@@ -57,7 +58,7 @@ class Rates(Ranker):
         at_user, at_ad = inputs.user_codes[:, user].long(), inputs.ad_codes[:, ad].long()
         return self.domain_D[inputs.domain] + self.user_U[at_user] + self.ad_DA[inputs.domain, at_ad]
 
-    def fit_counts(self, tables: Tables) -> None:
+    def fit_whole(self, tables: Tables, settings: FitSettings) -> None:
         """Count the training events."""
         size = {"domain": len(self.domain_D), "user": len(self.user_U), "ad": self.ad_DA.numel()}
         clicks = {name: np.zeros(n) for name, n in size.items()}
