@@ -33,11 +33,24 @@ def logloss(label_B: Numbers, logit_B: Numbers) -> float:
     return float(np.mean(np.logaddexp(0.0, logit) - label_B * logit))
 
 
+def reliability(label_B: Numbers, logit_B: Numbers, bins: int = 10) -> list[dict[str, float]]:
+    """The rows in `bins` equal parts by predicted probability: mean predicted, mean observed and rows of each, lowest first.
+    Fewer parts where rows are fewer."""
+    if len(label_B) == 0:
+        return []
+    order = np.argsort(logit_B, kind="stable")
+    parts = np.array_split(order, min(bins, len(order)))
+    predicted_B = expit(logit_B.astype(np.float64))
+    return [
+        {"predicted": float(predicted_B[one].mean()), "observed": float(label_B[one].mean()), "rows": len(one)} for one in parts
+    ]
+
+
 def pointwise(
     label_B: Numbers, logit_B: Numbers, domain_B: Numbers, domains: Sequence[str], probabilities: bool = True
 ) -> dict[str, Any]:
     """auc, and where the logits mean probabilities also logloss and calibration (mean predicted / mean observed): each
-    overall, by_domain and their means (auc also weighted by impressions). `skipped` says what is absent and why."""
+    overall, by_domain and their means, plain and weighted by impressions. `skipped` says what is absent and why."""
     found: dict[str, dict[str, float]] = {"auc": {}, "logloss": {}, "calibration": {}}
     skipped: dict[str, dict[str, str]] = {"auc": {}, "calibration": {}}
     weights: dict[str, int] = {}
@@ -60,8 +73,8 @@ def pointwise(
             skipped["calibration"][name] = f"no positives among {len(label)} impressions"
     result: dict[str, Any] = {"auc": _summary(found["auc"], weights)}
     if probabilities:
-        result["logloss"] = _summary(found["logloss"])
-        result["calibration"] = _summary(found["calibration"])
+        result["logloss"] = _summary(found["logloss"], weights)
+        result["calibration"] = _summary(found["calibration"], weights)
     else:
         skipped.pop("calibration")
     result["skipped"] = {name: reasons for name, reasons in skipped.items() if reasons}
@@ -89,17 +102,27 @@ def over_domains(by_domain: Mapping[str, float]) -> dict[str, Any]:
     return _summary(dict(by_domain))
 
 
-def recall(hit_BK: Numbers, relevant_B: Numbers, k: int) -> float:
-    """Mean over lists of |top-k and relevant| / |relevant|. hit_BK: whether each rank holds a relevant ad; relevant_B > 0."""
-    return float((hit_BK[:, :k].sum(axis=1) / relevant_B).mean())
+def recalls(hit_BK: Numbers, relevant_B: Numbers, k: int) -> Numbers:
+    """(B,): |top-k and relevant| / |relevant| of each list. hit_BK: whether each rank holds a relevant ad; relevant_B > 0."""
+    return np.asarray(hit_BK[:, :k].sum(axis=1) / relevant_B)
 
 
-def ndcg(hit_BK: Numbers, relevant_B: Numbers, k: int) -> float:
-    """Mean over lists of DCG@k / the best possible DCG@k, binary gains."""
+def ndcgs(hit_BK: Numbers, relevant_B: Numbers, k: int) -> Numbers:
+    """(B,): DCG@k / the best possible DCG@k of each list, binary gains."""
     depth = min(k, hit_BK.shape[1])
     discount = 1.0 / np.log2(np.arange(2, k + 2))
     ideal = np.cumsum(discount)[np.minimum(relevant_B, k).astype(np.int64) - 1]
-    return float(((hit_BK[:, :depth] * discount[:depth]).sum(axis=1) / ideal).mean())
+    return np.asarray((hit_BK[:, :depth] * discount[:depth]).sum(axis=1) / ideal)
+
+
+def recall(hit_BK: Numbers, relevant_B: Numbers, k: int) -> float:
+    """Mean of `recalls`."""
+    return float(recalls(hit_BK, relevant_B, k).mean())
+
+
+def ndcg(hit_BK: Numbers, relevant_B: Numbers, k: int) -> float:
+    """Mean of `ndcgs`."""
+    return float(ndcgs(hit_BK, relevant_B, k).mean())
 
 
 def ranked(score_BC: Numbers, valid_BC: Numbers, seed: int) -> Numbers:

@@ -25,11 +25,12 @@ Serve = Callable[[Batch], Inputs]
 
 
 class Scored(NamedTuple):
-    """logit, label, domain: (B,), in the order of the split (negatives after their positives, chunk by chunk)."""
+    """logit, label, domain, user_row: (B,), in the order of the split (negatives after their positives, chunk by chunk)."""
 
     logit: NDArray[np.float32]
     label: NDArray[np.float32]
     domain: NDArray[np.int64]
+    user_row: NDArray[np.int64]
 
 
 @torch.no_grad()
@@ -40,17 +41,17 @@ def score_split(model: Ranker, tables: Tables, split: str, serve: Serve | None =
     where = device_of(model)
     serve = serve or model.serving_inputs
     rng = np.random.default_rng(_VALID_SEED)
-    parts: list[tuple[Any, Any, Any]] = []
+    parts: list[tuple[Any, ...]] = []
     for start in range(0, tables.split_size(split), SCORE_ROWS):
         batch = tables.batch(split, np.arange(start, min(start + SCORE_ROWS, tables.split_size(split))))
         if tables.positives_only:
             batch = with_negatives(tables, batch, _VALID_NEGATIVES, rng)
         batch = batch.to(where)
-        parts.append((model(serve(batch)).cpu().numpy(), batch.label.cpu().numpy(), batch.inputs.domain.cpu().numpy()))
+        found = (model(serve(batch)), batch.label, batch.inputs.domain, batch.user_row)
+        parts.append(tuple(one.cpu().numpy() for one in found))
     if not parts:
-        parts.append((np.empty(0, dtype=np.float32), np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64)))
-    logits, labels, numbers = zip(*parts, strict=True)
-    return Scored(np.concatenate(logits), np.concatenate(labels), np.concatenate(numbers))
+        parts.append(tuple(np.empty(0, dtype=kind) for kind in (np.float32, np.float32, np.int64, np.int64)))
+    return Scored(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def mean_auc(model: Ranker, tables: Tables, split: str) -> float | None:
