@@ -57,8 +57,11 @@ class VanillaAttention(nn.Module):
         self.query = nn.Parameter(torch.randn(domains, fields, width) * width**-0.5)
 
     def forward(self, tokens_BFE: Tensor, domain: int) -> Tensor:
-        weight_BF1 = torch.sigmoid((tokens_BFE * self.query[domain]).sum(2, keepdim=True))
-        return tokens_BFE * weight_BF1
+        return tokens_BFE * self.weights(tokens_BFE, domain).unsqueeze(2)
+
+    def weights(self, tokens_BFE: Tensor, domain: int) -> Tensor:
+        """weight_BF."""
+        return torch.sigmoid((tokens_BFE * self.query[domain]).sum(2))
 
 
 class SqueezeExcitation(nn.Module):
@@ -74,8 +77,12 @@ class SqueezeExcitation(nn.Module):
             nn.init.ones_(cast(nn.Linear, layer).bias)
 
     def forward(self, tokens_BFE: Tensor, domain: int) -> Tensor:
+        return tokens_BFE * self.weights(tokens_BFE, domain).unsqueeze(2)
+
+    def weights(self, tokens_BFE: Tensor, domain: int) -> Tensor:
+        """weight_BF: alpha of each field."""
         weight_BF: Tensor = self.excite[domain](torch.relu(self.squeeze[domain](tokens_BFE.mean(2))))
-        return tokens_BFE * weight_BF.unsqueeze(2)
+        return weight_BF
 
 
 class NoAdaptation(nn.Module):
