@@ -12,10 +12,10 @@ per-domain Recall@50; without a validation split they run all their epochs.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,8 @@ from trainer.sampling import Sampler
 from trainer.scoring import mean_auc, mean_recall
 from trainer.self_training import percent_of, pseudo_positives
 from trainer.tables import Tables
-from trainer.two_tower import TwoTower
+from trainer.tabulate import SPLITS
+from trainer.two_tower import Retriever, TwoTower
 
 _RECALL_AT = 50
 _MIN_STEPS = 50  # fewer batches make an epoch several passes: nothing is judged before something can be learned
@@ -95,35 +96,45 @@ def fit_ranker(model: Ranker, tables: Tables, settings: FitSettings, directory: 
     )
 
 
-def fit_retriever(model: TwoTower, tables: Tables, settings: FitSettings, directory: Path) -> FitReport:
+def fit_retriever(model: Retriever, tables: Tables, settings: FitSettings, directory: Path) -> FitReport:
     """As fit_ranker, on training positives against in-batch and uniform negatives."""
     model.to(device())
     model.prepare(tables)
     if hasattr(model, "fit_whole"):
         return _whole(model, tables, settings, directory)
+    towers = cast(TwoTower, model)
     sampler = Sampler(tables, settings.batch_rows, settings.negatives, settings.seed)
     return _fit(
-        model,
+        towers,
         settings,
         directory,
         steps=sum(-(-len(sampler.pairs.of(domain).ad_row) // settings.batch_rows) for domain in sampler.domains),
-        losses=lambda epoch: _retriever_losses(model, tables, sampler, settings, epoch),
+        losses=lambda epoch: _retriever_losses(towers, tables, sampler, settings, epoch),
         measure=lambda: mean_recall(model, tables, "valid", _RECALL_AT),
     )
 
 
-def catch_up(model: Ranker | TwoTower, tables: Tables, split: str, settings: FitSettings, directory: Path) -> None:
-    """One pass over a held-out split, so that the model that is published has seen the last days. Rewrites the weights."""
-    if hasattr(model, "fit_whole") or tables.split_size(split) == 0:
+def catch_up(model: Ranker | Retriever, tables: Tables, split: str, settings: FitSettings, directory: Path) -> None:
+    """One pass over a held-out split, so that the model that is published has seen the last days. Rewrites the weights. Of the
+    models fitted in one call, retrievers are fitted again, on everything up to that split; rankers stay as they are."""
+    if tables.split_size(split) == 0:
         return
     tables = tables.at(split)
+    everything = cast(Tables, _AsTraining(tables, SPLITS[: SPLITS.index(split) + 1]))
+    if hasattr(model, "fit_whole"):
+        if isinstance(model, Retriever):
+            _whole(model, everything, settings, directory)
+        return
     torch.manual_seed(settings.seed * _CATCH_UP + _CATCH_UP)
-    optimizer = _optimizer(model, settings)
+    model = cast(Ranker | TwoTower, model)
     if isinstance(model, Ranker):
         losses = _ranker_losses(model, tables, split, settings, _CATCH_UP)
     else:
-        sampler = Sampler(_AsTraining(tables, split), settings.batch_rows, settings.negatives, settings.seed)  # type: ignore[arg-type]
+        model.extend(everything)
+        held_out = cast(Tables, _AsTraining(tables, (split,)))
+        sampler = Sampler(held_out, settings.batch_rows, settings.negatives, settings.seed)
         losses = _retriever_losses(model, tables, sampler, replace(settings, self_training_percent=0.0), _CATCH_UP)
+    optimizer = _optimizer(model, settings)
     model.train()
     for loss, _ in losses:
         _descend(optimizer, loss)
@@ -227,7 +238,7 @@ def _moved(parts: Any, where: torch.device) -> Any:
     return type(parts)(*(part.to(where) if isinstance(part, Tensor) else part for part in parts))
 
 
-def _whole(model: Ranker | TwoTower, tables: Tables, settings: FitSettings, directory: Path) -> FitReport:
+def _whole(model: Ranker | Retriever, tables: Tables, settings: FitSettings, directory: Path) -> FitReport:
     started = time.perf_counter()
     model.fit_whole(tables, settings)  # type: ignore[operator]
     model.eval()
@@ -237,13 +248,14 @@ def _whole(model: Ranker | TwoTower, tables: Tables, settings: FitSettings, dire
 
 
 class _AsTraining:
-    """Tables whose training split is another one."""
+    """Tables whose training split is made of others, one after the other."""
 
-    def __init__(self, tables: Tables, split: str) -> None:
-        self._tables, self._split = tables, split
+    def __init__(self, tables: Tables, splits: Sequence[str]) -> None:
+        self._tables, self._splits = tables, splits
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._tables, name)
 
     def column(self, split: str, name: str) -> object:
-        return self._tables.column(self._split if split == "train" else split, name)
+        parts = [self._tables.column(one, name) for one in (self._splits if split == "train" else (split,))]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,8 @@ from trainer.layers import Inputs, Ranker
 from trainer.metrics import auc, recall
 from trainer.tables import Batch, Candidates, Tables
 from trainer.tabulate import SPLITS
-from trainer.two_tower import TwoTower
+from trainer.two_tower import Retriever
+from trainer.two_tower import device_of as device_of
 
 SCORE_ROWS = 8_192
 _LIST_USERS = 512
@@ -80,7 +82,7 @@ class Lists(NamedTuple):
 
 
 @torch.no_grad()
-def ranked_lists(model: TwoTower, tables: Tables, split: str, domain: int, depth: int) -> Lists | None:
+def ranked_lists(model: Retriever, tables: Tables, split: str, domain: int, depth: int) -> Lists | None:
     """Every eligible ad of the domain ranked for every user with a positive there; positives of (user, domain) in the splits
     before are masked and not counted as relevant. None when nobody is left."""
     truth = _positives(tables, split, domain)
@@ -92,13 +94,12 @@ def ranked_lists(model: TwoTower, tables: Tables, split: str, domain: int, depth
     total = len(tables.ads)
     users, relevant = np.unique(truth // total, return_counts=True)
     model.eval()
-    where = device_of(model)
-    ad_AE = _embed(model.ad_embedding, tables.ad_block, ads, domain, where)
+    score = model.scorer(tables, ads, domain)
     depth = min(depth, len(ads))
     tops = []
     for start in range(0, len(users), _LIST_USERS):
         part = users[start : start + _LIST_USERS]
-        score_BA = _embed(model.user_embedding, tables.user_block, part, domain, where) @ ad_AE.T
+        score_BA = score(part)
         low, high = np.searchsorted(known, [part[0] * total, (part[-1] + 1) * total])
         pairs = known[low:high]
         pairs = pairs[np.isin(pairs // total, part)]
@@ -113,7 +114,7 @@ def ranked_lists(model: TwoTower, tables: Tables, split: str, domain: int, depth
     return Lists(users, top, hit, relevant)
 
 
-def mean_recall(model: TwoTower, tables: Tables, split: str, k: int) -> float | None:
+def mean_recall(model: Retriever, tables: Tables, split: str, k: int) -> float | None:
     """Mean over the domains with positives; None when none has any. Where k is more than a tenth of a domain's ads, that tenth
     stands in for it: anyone finds all of them in a list of all of them."""
     found = []
@@ -134,44 +135,33 @@ def _positives(tables: Tables, split: str, domain: int) -> NDArray[np.int64]:
     return np.unique(user * len(tables.ads) + ad)
 
 
-def _embed(tower: Any, block: Any, rows: NDArray[np.int64], domain: int, where: torch.device) -> torch.Tensor:
-    parts = [tower(*(torch.from_numpy(one).to(where) for one in block(chunk, domain)), domain) for chunk in _chunks(rows)]
-    return torch.cat(parts)
-
-
-def _chunks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    for start in range(0, max(1, len(rows)), SCORE_ROWS):
-        yield rows[start : start + SCORE_ROWS]
-
-
-def device_of(model: Ranker | TwoTower) -> torch.device:
-    return next((one.device for one in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-
-
 @torch.no_grad()
-def listed_scores(model: Ranker | TwoTower, tables: Tables, lists: Candidates, serve: Serve | None = None) -> NDArray[np.float32]:
+def listed_scores(
+    model: Ranker | Retriever, tables: Tables, lists: Candidates, serve: Serve | None = None
+) -> NDArray[np.float32]:
     """(n, C): the score of every listed ad, 0 after a list's end. A ranker sees no context here: the lists have none."""
     model.eval()
     score_BC = np.zeros(lists.ads.shape, dtype=np.float32)
+    known_BC = np.maximum(lists.ads, 0).astype(np.int64)
     for domain in range(len(tables.domains)):
         rows = np.flatnonzero(lists.domain == domain)
+        if isinstance(model, Ranker):
+            score: Any = partial(_listed_by_ranker, model, tables, domain, serve)
+        else:
+            score = _listed_by_retriever(model, tables, domain, known_BC[rows])
         for start in range(0, len(rows), _LIST_USERS):
             part = rows[start : start + _LIST_USERS]
-            user, ads = lists.user_row[part].astype(np.int64), np.maximum(lists.ads[part], 0).astype(np.int64)
-            score = _listed_by_ranker if isinstance(model, Ranker) else _listed_by_towers
-            score_BC[part] = score(model, tables, domain, user, ads, serve)  # type: ignore[arg-type]
+            score_BC[part] = score(lists.user_row[part].astype(np.int64), known_BC[part])
     return np.where(lists.ads >= 0, score_BC, np.float32(0))
 
 
-def _listed_by_towers(model: TwoTower, tables: Tables, domain: int, user: Any, ads: Any, serve: Serve | None) -> Any:
-    where = device_of(model)
-    distinct, column = np.unique(ads, return_inverse=True)
-    ad_UE = _embed(model.ad_embedding, tables.ad_block, distinct, domain, where)
-    user_BE = _embed(model.user_embedding, tables.user_block, user, domain, where)
-    return np.take_along_axis((user_BE @ ad_UE.T).cpu().numpy(), column.reshape(ads.shape), axis=1)
+def _listed_by_retriever(model: Retriever, tables: Tables, domain: int, listed_BC: Any) -> Callable[[Any, Any], Any]:
+    distinct = np.unique(listed_BC)
+    score = model.scorer(tables, distinct, domain)
+    return lambda user, ads: np.take_along_axis(score(user).cpu().numpy(), np.searchsorted(distinct, ads), axis=1)
 
 
-def _listed_by_ranker(model: Ranker, tables: Tables, domain: int, user: Any, ads: Any, serve: Serve | None) -> Any:
+def _listed_by_ranker(model: Ranker, tables: Tables, domain: int, serve: Serve | None, user: Any, ads: Any) -> Any:
     where = device_of(model)
     width = ads.shape[1]
     user_row, ad_row = np.repeat(user, width), ads.ravel()
