@@ -229,22 +229,33 @@ class DomainTowers(nn.Module):
 
     def forward(self, x_Bn: Tensor, domain_R: Tensor) -> Tensor:
         if domain_R.shape[0] == 1:
-            first: MLP = self.towers[0]  # type: ignore[assignment]
-            return first._run(x_Bn, [self._select(layer, domain_R) for layer in range(len(first.linears))])
+            return self._run(x_Bn, domain_R)
         order, sizes = rows_by_domain(domain_R, len(self.towers))
         if max(sizes) == len(domain_R):
-            pure: Tensor = self.towers[sizes.index(len(domain_R))](x_Bn)
-            return pure
+            return self._run(x_Bn, sizes.index(len(domain_R)))
         parts = torch.split(x_Bn[order], sizes)
-        done = [tower(part) for tower, part in zip(self.towers, parts, strict=True) if len(part)]
+        done = [self._run(part, domain) for domain, part in enumerate(parts) if len(part)]
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order), device=order.device)
         return torch.cat(done)[back]
 
-    def _select(self, layer: int, domain_1: Tensor) -> tuple[Tensor, Tensor]:
-        linears: list[Any] = [tower.linears[layer] for tower in self.towers]  # type: ignore[index]
-        weight = torch.stack([one.weight for one in linears]).index_select(0, domain_1)[0]
-        return weight, torch.stack([one.bias for one in linears]).index_select(0, domain_1)[0]
+    def weights(self, domain: int | Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of each layer of one domain's tower; the domain a number, or a tensor of one."""
+        towers: list[Any] = list(self.towers)
+        if isinstance(domain, int):
+            return [(one.weight, one.bias) for one in towers[domain].linears]
+        return [
+            (_select([one.weight for one in layer], domain), _select([one.bias for one in layer], domain))
+            for layer in zip(*(tower.linears for tower in towers), strict=True)
+        ]
+
+    def _run(self, x_Bn: Tensor, domain: int | Tensor) -> Tensor:
+        first: MLP = self.towers[0]  # type: ignore[assignment]
+        return first._run(x_Bn, self.weights(domain))
+
+
+def _select(of_domains: Sequence[Tensor], domain_1: Tensor) -> Tensor:
+    return torch.stack(list(of_domains)).index_select(0, domain_1)[0]
 
 
 def rows_by_domain(domain_B: Tensor, domains: int) -> tuple[Tensor, list[int]]:
