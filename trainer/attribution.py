@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import ot
@@ -33,6 +33,9 @@ from contracts.files import aside
 from contracts.schema import AD_ID, BLOCK_SIDES, PAD, USER_ID, FeatureSchema, Kind, ModelField, Side
 from trainer.layers import FieldEmbedding, Inputs
 from trainer.tables import Tables
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Array = NDArray[np.float64]
 STEPS = 5
@@ -138,7 +141,7 @@ def measure(
     entity_of = {side: sample.entity_N(side) for sides in BLOCK_SIDES.values() for side in sides}
     measured = []
     for block in BLOCK_SIDES:
-        for field in schema.block(block).fields:
+        for field in (one for one in schema.block(block).fields if one.name in names):
             number_NW, support = _numbered(schema, field, *(one.numpy() for one in sample.inputs.block(block)))
             effect_N = sample.effect_NF[:, names.index(field.name)].astype(np.float64)
             cases = [(number_NW, effect_N)]
@@ -200,10 +203,10 @@ def wasserstein_sum(mass_DV: Array, support_V: Array) -> float:
     return total
 
 
-def plot(report: Sequence[DomainSensitivity], path: Path) -> None:
+def figure(report: Sequence[DomainSensitivity]) -> Figure:
     """A bar a feature, most sensitive on top: the distance, and the part of it that permuted labels show as well. One panel for
-    distributions of values, one for numbers, whose unit differs. The format follows the path's suffix."""
-    from matplotlib.figure import Figure  # only the command needs it, and it is slow to import
+    distributions of values, one for numbers, whose unit differs."""
+    from matplotlib.figure import Figure  # only who draws needs it, and it is slow to import
 
     panels = [
         ("Jensen-Shannon, nats over domain pairs", [one for one in report if one.kind != "numeric"]),
@@ -211,16 +214,21 @@ def plot(report: Sequence[DomainSensitivity], path: Path) -> None:
     ]
     shown = [(title, sorted(part, key=lambda one: one.corrected)) for title, part in panels if part]
     heights = [len(part) + 2 for _, part in shown]
-    figure = Figure(figsize=(9, 0.28 * sum(heights) + 1), layout="constrained")
-    axes = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
+    drawn = Figure(figsize=(9, 0.28 * sum(heights) + 1), layout="constrained")
+    axes = drawn.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axis, (title, part) in zip(axes, shown, strict=True):
         names = [one.name for one in part]
         axis.barh(names, [one.raw for one in part], color="#3b6ea5", label="measured")
         axis.barh(names, [one.permuted for one in part], color="#c9d3de", height=0.5, label="under permuted domains")
         axis.set_xlabel(title)
         axis.legend(loc="lower right", frameon=False)
+    return drawn
+
+
+def plot(report: Sequence[DomainSensitivity], path: Path) -> None:
+    """The figure as a file; the format follows the path's suffix."""
     with aside(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.lstrip(".") or "png")
+        figure(report).savefig(temporary, format=path.suffix.lstrip(".") or "png")
 
 
 def _numbered(schema: FeatureSchema, field: ModelField, codes_NI: NDArray[Any], dense_NJ: NDArray[Any]) -> tuple[Any, Array]:

@@ -1,43 +1,52 @@
 """Train on the past, measure on what came after: every recipe under one protocol, every number per domain.
 
 Protocol: early stopping on the validation split, then one pass over it (trainer/fit.py: catch_up), so that the model has seen
-everything before the test; then the test once. Rankers are scored as they would be served: user-domain vectors re-encoded by
-the feature store from what happened before the test. Retrievers rank every eligible ad of the domain.
+everything before the test; then the test once (trainer/measure.py). Vocabularies are the training window's. Every prediction
+is kept, so that recipes are compared row by row on the same users (trainer/paired.py). `signature` names, in one short line,
+all settings without which a number means nothing: numbers under different signatures do not compare.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
-import tempfile
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch.utils.flop_counter import FlopCounterMode
 
+from contracts.errors import BadInput, WorkFailed
+from contracts.files import exclusive, replace_dir
 from trainer.datasets.canonical import Dataset
-from trainer.feature_store import StoredVectors, encode_user_domains
-from trainer.fit import FitReport, catch_up, parameter_count
-from trainer.layers import Inputs, Ranker
-from trainer.metrics import ndcg, over_domains, pointwise, ranked, recall
+from trainer.freeze import MIN_COUNT
+from trainer.measure import CANDIDATES_AT, RECALL_AT, TIE_SEED, Predictions, Row, flops_per_candidate, joined, measure
+from trainer.paired import RESAMPLES, Rows, differences
+from trainer.rankers import RANKERS
 from trainer.recipes import Recipe, recipe
 from trainer.report import to_html, to_markdown
-from trainer.scoring import Serve, device_of, listed_scores, ranked_lists, score_split
+from trainer.retrievers import RETRIEVERS
+from trainer.source import source_digest
 from trainer.tables import Tables
-from trainer.train import TrainedRanker, TrainedRetriever, train_ranker, train_retriever
-from trainer.two_tower import TwoTower
+from trainer.trials import Trial, Trials
 
-__all__ = ["evaluate", "measure", "protocol", "to_html", "to_markdown"]
+__all__ = ["evaluate", "flops_per_candidate", "measure", "protocol", "recipe_set", "signature", "to_html", "to_markdown"]
 
-RECALL_AT = (10, 50, 100)
-CANDIDATES_AT = 10
-_TIE_SEED = 20_220_223
-_FLOP_CANDIDATES = 256
-_BEFORE = {"valid": ("train",), "test": ("train", "valid")}
-Row = dict[str, Any]
+QUICK_EPOCHS = 3
+_NEGATIVES = 20  # per positive, where positives are all there is (trainer/scoring.py)
+_SETS: Mapping[str, Mapping[str, Any]] = {"rankers": RANKERS, "retrievers": RETRIEVERS}
+
+
+def recipe_set(name: str) -> list[str]:
+    """Every model of one half, in the order of its table, without variants. Raises BadInput."""
+    if name not in _SETS:
+        raise BadInput(f"unknown set {name!r}", f"known: {', '.join(_SETS)}")
+    return list(_SETS[name])
 
 
 def evaluate(
@@ -46,21 +55,46 @@ def evaluate(
     seeds: Iterable[int] = (0,),
     test_from: str | int | None = None,
     home: Path = Path(".mdrec"),
+    score_domains: Sequence[str] = (),
+    against: str | None = None,
+    quick: bool = False,
+    jobs: int = 1,
+    resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
-    """One row a recipe and seed, as `evaluate --json` writes it. Halves that recipes share are trained once a seed. Raises
-    BadInput for an unknown recipe or a dataset that cannot be split, before anything is trained."""
-    parsed = [recipe(name) for name in recipes]
+    """What `evaluate --json` writes: a row a recipe and seed, paired differences of recipes, the signature.
+
+    Halves that recipes share are trained once a seed; what was measured before under the same settings and code is not trained
+    again (home/work/evaluate-*). score_domains: the domains that count, where not all do; against: the recipe that others are
+    compared with, by default the first; quick: at most 3 epochs. Raises BadInput for an unknown recipe or domain or a dataset
+    that cannot be split, before anything is trained. What fails is under "failed", and the rest is there.
+    """
+    started = time.perf_counter()
+    parsed, seeds = [recipe(name) for name in dict.fromkeys(recipes)], list(seeds)
+    against = against or parsed[0].name
+    if against not in {one.name for one in parsed}:
+        raise BadInput(f"cannot compare against {against!r}, which is not evaluated", f"name it as a --recipe {against}")
     dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
-    (home / "work").mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix="evaluate-", dir=home / "work"))
-    try:
-        tables = Tables.build(dataset, work / "tables", test_from=test_from)
-        rows = [row for seed in seeds for row in _one_seed(tables, parsed, seed, work / f"seed-{seed}")]
-        settings = protocol(tables)
-    finally:
-        shutil.rmtree(work)
-    rows.sort(key=lambda row: (list(recipes).index(row["recipe"]), row["seed"]))
-    return {"dataset": dataset.spec.name, "protocol": settings, "rows": rows}
+    work = home / "work" / f"evaluate-{_key(dataset, test_from)}"
+    tables = _tables(dataset, test_from, work)
+    scored = [tables.domain_number(name) for name in score_domains]
+    epochs = QUICK_EPOCHS if quick else None
+    halves = {(one.name, seed): _halves(one, seed, epochs) for one in parsed for seed in seeds}
+    trials = Trials(tables, work)
+    order = [trial for seed in seeds for one in parsed for trial in halves[one.name, seed]]  # the first seed is whole first
+    failed = trials.run(order, jobs)
+    rows, predictions = _collect(trials, halves, [tables.domains[one] for one in scored])
+    result = {
+        "dataset": dataset.spec.name,
+        "protocol": protocol(tables),
+        "signature": signature(tables, seeds, score_domains, quick, resamples),
+        "seeds": seeds,
+        "score_domains": list(score_domains),
+        "against": against,
+        "rows": rows,
+        "paired": _paired(predictions, tables, scored, against, resamples),
+        "wall_seconds": time.perf_counter() - started,
+    }
+    return {**result, **({"failed": failed} if failed else {})}
 
 
 def protocol(tables: Tables, split: str = "test") -> str:
@@ -76,140 +110,102 @@ def protocol(tables: Tables, split: str = "test") -> str:
         "means are over (user, domain), then over domains",
     ]
     if tables.positives_only:
-        parts.append("AUC against 20 uniform ads of the domain per positive")
+        parts.append(f"AUC against {_NEGATIVES} uniform ads of the domain per positive")
     if tables.candidates(split) is not None:
-        parts.append(f"candidates: given lists, ties at random (seed {_TIE_SEED})")
+        parts.append(f"candidates: given lists, ties at random (seed {TIE_SEED})")
     return "; ".join(parts)
 
 
-def measure(
-    tables: Tables, split: str, name: str, seed: int, ranker: TrainedRanker | None, retriever: TrainedRetriever | None
-) -> Row:
-    """One row, on a split the halves have not seen. Whatever does not apply is absent."""
-    row: Row = {"recipe": name, "seed": seed}
-    row["support"] = _support(tables, split)
-    reports: list[FitReport] = []
-    tables = tables.at(_BEFORE[split][-1])
-    with torch.no_grad():
-        if ranker is not None:
-            serve = _serve(ranker.model, tables, split)
-            scored = score_split(ranker.model, tables, split, serve)
-            row |= pointwise(scored.label, scored.logit, scored.domain, tables.domains, not tables.positives_only)
-            row["flops_per_candidate"] = flops_per_candidate(ranker.model, tables)
-            row["sensitive_features"] = ranker.sensitive
-            reports.append(ranker.report)
-            row |= _on_candidates(tables, split, ranker.model, serve)
-        if retriever is not None:
-            row |= _full_corpus(tables, split, retriever.model)
-            reports.append(retriever.report)
-            if ranker is None:
-                row["flops_per_candidate"] = 2 * int(retriever.model.dimension)
-                row |= _on_candidates(tables, split, retriever.model, None)
-    row["parameters"] = sum(parameter_count(half.model) for half in (ranker, retriever) if half is not None)
-    row["epochs"] = [one.epochs for one in reports]
-    row["train_seconds"] = sum(one.seconds for one in reports)
-    if row["train_seconds"] > 0:
-        row["train_rows_per_second"] = sum(one.rows for one in reports) / row["train_seconds"]
-    return {key: value for key, value in row.items() if value not in ({}, [])}
-
-
-def flops_per_candidate(model: Ranker, tables: Tables) -> int:
-    """Floating-point operations of a request of 256 candidates, divided by 256: multiplications and additions of the matrix
-    products, as torch counts them."""
-    inputs = tables.batch("train", np.arange(min(_FLOP_CANDIDATES, tables.split_size("train")))).inputs
-    shared = {name: getattr(inputs, name)[:1] for name in Inputs._fields if not name.startswith("ad_") and name != "user_vectors"}
-    request = inputs._replace(**shared)
-    if model.user_vectors is not None:
-        vectors = torch.zeros(1, len(tables.domains), model.user_vectors.dimension)
-        request = request._replace(user_vectors=vectors)
-    where = device_of(model)
-    counter = FlopCounterMode(display=False)
-    with counter:
-        model(Inputs(*(one.to(where) if one is not None else None for one in request)))  # type: ignore[arg-type]
-    return round(counter.get_total_flops() / request.rows)
-
-
-def _one_seed(tables: Tables, recipes: Sequence[Recipe], seed: int, work: Path) -> list[Row]:
-    rankers: dict[str, TrainedRanker] = {}
-    retrievers: dict[str, TrainedRetriever] = {}
-    rows = []
-    for one in recipes:
-        if one.ranker and one.ranker not in rankers:
-            directory = work / f"ranker-{one.ranker}"
-            trained = train_ranker(one.ranker, tables, seed, directory, base=work / "base")
-            catch_up(trained.model, tables, "valid", trained.settings, directory)
-            rankers[one.ranker] = trained
-        if one.retriever and one.retriever not in retrievers:
-            directory = work / f"retriever-{one.retriever}"
-            found = train_retriever(one.retriever, tables, seed, directory)
-            catch_up(found.model, tables, "valid", found.settings, directory)
-            retrievers[one.retriever] = found
-        halves = rankers.get(one.ranker or ""), retrievers.get(one.retriever or "")
-        rows.append(measure(tables, "test", one.name, seed, *halves))
-    return rows
-
-
-def _support(tables: Tables, split: str) -> Row:
-    """Events and positives by domain: what the numbers rest on."""
-    found = {}
-    for number, name in enumerate(tables.domains):
-        rows = tables.domain_range(split, number)
-        label = tables.column(split, "label")[rows.start : rows.stop]
-        found[name] = {"events": len(rows), "positives": int((label > 0).sum())}
-    return found
-
-
-def _serve(model: Ranker, tables: Tables, split: str) -> Serve | None:
-    if model.user_vectors is None:
-        return None
-    return StoredVectors(model, *encode_user_domains(model, tables, _BEFORE[split]))
-
-
-def _full_corpus(tables: Tables, split: str, model: TwoTower) -> Row:
-    by_k: dict[int, dict[str, float]] = {k: {} for k in RECALL_AT}
-    gains: dict[str, float] = {}
-    skipped: dict[str, str] = {}
-    for number, name in enumerate(tables.domains):
-        lists = ranked_lists(model, tables, split, number, max(RECALL_AT))
-        if lists is None:
-            skipped[name] = "no positive that its user had not had there before"
-            continue
-        for k in RECALL_AT:
-            by_k[k][name] = recall(lists.hit, lists.relevant, k)
-        gains[name] = ndcg(lists.hit, lists.relevant, 10)
-    found: Row = {"recall": {str(k): over_domains(values) for k, values in by_k.items()}, "ndcg@10": over_domains(gains)}
-    return {**found, **({"skipped_recall": skipped} if skipped else {})} if gains else {"skipped_recall": skipped}
-
-
-def _on_candidates(tables: Tables, split: str, model: Ranker | TwoTower, serve: Serve | None) -> Row:
-    """Given lists, ranked by one half: the protocol of ADI's public comparison."""
-    lists = tables.candidates(split)
-    if lists is None:
-        return {}
-    score_BC = listed_scores(model, tables, lists, serve)
-    order_BC = ranked(score_BC, lists.ads >= 0, _TIE_SEED)
-    truth = _positive_keys(tables, split)
-    key_BC = _keys(tables, lists.user_row[:, None], lists.domain[:, None], lists.ads)
-    hit_BC = np.take_along_axis(np.isin(key_BC, truth) & (lists.ads >= 0), order_BC, axis=1)
-    relevant_B = hit_BC.sum(axis=1)
-    recalls, gains = {}, {}
-    for number, name in enumerate(tables.domains):
-        rows = (lists.domain == number) & (relevant_B > 0)
-        if rows.any():
-            recalls[name] = recall(hit_BC[rows], relevant_B[rows], CANDIDATES_AT)
-            gains[name] = ndcg(hit_BC[rows], relevant_B[rows], CANDIDATES_AT)
-    return {
-        "recall_candidates": {str(CANDIDATES_AT): over_domains(recalls)},
-        f"ndcg_candidates@{CANDIDATES_AT}": over_domains(gains),
+def signature(
+    tables: Tables, seeds: Sequence[int], score_domains: Sequence[str] = (), quick: bool = False, resamples: int = RESAMPLES
+) -> str:
+    """The settings as key:value, short and stable, as sacreBLEU names them: what two numbers must share to be compared."""
+    cut = tables.cutoff.astimezone(UTC).strftime("%Y-%m-%dT%H:%MZ") if tables.cutoff else "untimed"
+    parts = {
+        "data": f"{tables.name}@{tables.digest[:10]}",
+        "test": cut,
+        "rows": "/".join(str(tables.split_size(one)) for one in ("train", "valid", "test")),
+        "seeds": ",".join(map(str, seeds)),
+        "epochs": f"quick<={QUICK_EPOCHS}" if quick else "plan",
+        "scored": ",".join(score_domains) or "all",
+        "min_count": MIN_COUNT,
+        "auc": f"uniform{_NEGATIVES}" if tables.positives_only else "impressions",
+        "lists": f"given@{CANDIDATES_AT}+corpus" if tables.candidates("test") is not None else "corpus",
+        "ties": "half" if tables.candidates("test") is None else f"half,random{TIE_SEED}",
+        "interval": f"users*{resamples}",
+        "mdrec": version("mdrec"),
     }
+    return "|".join(f"{name}:{value}" for name, value in parts.items())
 
 
-def _positive_keys(tables: Tables, split: str) -> NDArray[np.int64]:
-    kept = tables.column(split, "label") > 0
-    return _keys(tables, *(tables.column(split, name)[kept] for name in ("user_row", "domain", "ad_row")))
+def _key(dataset: Dataset, test_from: str | int | None) -> str:
+    facts = {"data": dataset.digest(), "test_from": test_from, "source": source_digest(("trainer.tabulate", "trainer.tables"))}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _keys(tables: Tables, user: NDArray[Any], domain: NDArray[Any], ad: NDArray[Any]) -> NDArray[np.int64]:
-    """One number a (user, domain, ad)."""
-    wide = user.astype(np.int64) * len(tables.domains) + domain
-    return np.asarray(wide * len(tables.ads) + ad)
+def _tables(dataset: Dataset, test_from: str | int | None, work: Path) -> Tables:
+    """Built once; two evaluations that start together build them once."""
+    with exclusive(work / "tables.lock"):
+        if not (work / "tables").is_dir():
+            part = work / "tables.part"
+            shutil.rmtree(part, ignore_errors=True)
+            Tables.build(dataset, part, test_from=test_from)
+            replace_dir(part, work / "tables")
+    return Tables.open(work / "tables")
+
+
+def _halves(one: Recipe, seed: int, epochs: int | None) -> list[Trial]:
+    """The ranker's first: where both have a number, the ranker's is the recipe's."""
+    found = [Trial(one.ranker, True, seed, epochs)] if one.ranker else []
+    return found + ([Trial(one.retriever, False, seed, epochs)] if one.retriever else [])
+
+
+def _collect(
+    trials: Trials, halves: Mapping[tuple[str, int], Sequence[Trial]], scored: Sequence[str]
+) -> tuple[list[Row], dict[tuple[str, int], Predictions]]:
+    """Rows and predictions of the recipes whose halves all came through."""
+    rows, predictions = [], {}
+    for (name, seed), parts in halves.items():
+        found = [one for one in map(trials.load, parts) if one is not None]
+        if len(found) == len(parts):
+            row = joined(name, seed, [one.row for one in found])
+            for metric in ("auc", "logloss"):
+                values = [row[metric]["by_domain"][one] for one in scored if one in row.get(metric, {}).get("by_domain", {})]
+                if values:
+                    row[metric]["scored"] = float(np.mean(values))
+            rows.append(row)
+            predictions[name, seed] = {key: value for one in reversed(found) for key, value in one.predictions.items()}
+    return rows, predictions
+
+
+def _paired(
+    predictions: Mapping[tuple[str, int], Predictions], tables: Tables, scored: Sequence[int], against: str, resamples: int
+) -> list[dict[str, Any]]:
+    """Every difference of trainer/paired.py, for every metric that at least two recipes have."""
+    scopes = {"scored": scored} if scored else {}
+    metrics = dict.fromkeys(
+        key for found in predictions.values() for key in found if key == "rows.logit" or "@" in key.partition(".")[2]
+    )
+    kept = []
+    for metric in metrics:
+        kind = metric.partition(".")[0]
+        having = {key: found for key, found in predictions.items() if metric in found}
+        first = next(iter(having.values()))
+        rows = Rows(first[f"{kind}.user"], first[f"{kind}.domain"], first.get(f"{kind}.label"))
+        for (name, seed), found in having.items():
+            if any(not np.array_equal(found[f"{kind}.{one}"], first[f"{kind}.{one}"]) for one in ("user", "domain")):
+                raise WorkFailed(f"{name} seed {seed} was not measured on the rows of the others", "remove home/work/evaluate-*")
+        values: dict[str, dict[int, Any]] = {}
+        for (name, seed), found in having.items():
+            values.setdefault(name, {})[seed] = found[metric]
+        present = sorted(int(one) for one in np.unique(rows.domain))
+        own = {**scopes, "mean": present, **{tables.domains[one]: [one] for one in present}}
+        base = against if against in values else next(iter(values))
+        kept += [asdict(one) for one in differences(_name(metric), rows, values, own, base, resamples)]
+    return kept
+
+
+def _name(metric: str) -> str:
+    """As the rows of the result call it: "auc", "recall@50", "recall_candidates@10"."""
+    kind, _, rest = metric.partition(".")
+    return {"rows": "auc", "lists": rest, "candidates": rest.replace("@", "_candidates@")}[kind]

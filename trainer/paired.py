@@ -133,7 +133,7 @@ def differences(
     best = ""
     for scope, inside in scopes.items():
         whole = {key: _mean(one[list(inside)]) for key, one in metric_of.items()}
-        if any(np.isnan(one[0]) for one in whole.values()):
+        if any(np.isnan(one[0]) or np.isnan(one[1:]).all() for one in whole.values()):
             continue
         over_seeds = {name: np.mean([whole[name, seed] for seed in seeds], axis=0) for name, seeds in values.items()}
         best = best or max(over_seeds, key=lambda name: float(over_seeds[name][0]))  # by the first scope
@@ -141,7 +141,8 @@ def differences(
         for name, other in pairs:
             if name != other:
                 drawn = over_seeds[name] - over_seeds[other]
-                low, high = np.nanquantile(drawn[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+                drawn = drawn[~np.isnan(drawn)]  # a resample may have lost every domain of the scope
+                low, high = np.quantile(drawn[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
                 both = [whole[name, seed][0] - whole[other, seed][0] for seed in values[name] if seed in values[other]]
                 spread = float(np.std(both, ddof=1)) if len(both) > 1 else None
                 found.append(Difference(metric, scope, name, other, float(drawn[0]), float(low), float(high), spread))

@@ -12,13 +12,13 @@ from typing import cast
 
 import torch
 
-from contracts.files import read_json, write_json
+from contracts.files import exclusive, read_json, write_json
 from trainer.attribution import DomainSensitivity, attribute, select
 from trainer.baselines.shared_dnn import SharedDNN
 from trainer.checkpoint import WEIGHTS, load_weights
 from trainer.fit import FitReport, FitSettings, fit_ranker, fit_retriever
 from trainer.layers import Ranker
-from trainer.plans import RankerPlan
+from trainer.plans import RankerPlan, RetrieverPlan
 from trainer.recipes import ranker_plan, retriever_plan
 from trainer.tables import Tables
 from trainer.two_tower import TwoTower
@@ -48,11 +48,18 @@ class TrainedRetriever:
     settings: FitSettings
 
 
-def train_ranker(name: str, tables: Tables, seed: int, directory: Path, base: Path | None = None) -> TrainedRanker:
-    """Resumes a run that was killed under the same directory. base: of the attribution, by default directory/base."""
+def train_ranker(
+    name: str, tables: Tables, seed: int, directory: Path, base: Path | None = None, epochs: int | None = None
+) -> TrainedRanker:
+    """Resumes a run that was killed under the same directory. base: of the attribution, by default directory/base; epochs: at
+    most so many."""
     plan = ranker_plan(name)
-    settings = replace(plan.settings, seed=seed)
-    sensitive = _sensitive(plan, tables, seed, directory, base or directory / "base")
+    settings = _settings(plan, seed, epochs)
+    sensitive: list[str] = []
+    if plan.selection is not None:
+        base = base or directory / "base"
+        with exclusive(base.with_name(f"{base.name}.lock")):  # processes that share it train it once
+            sensitive = _sensitive(plan, tables, seed, directory, base)
     torch.manual_seed(seed)
     model = plan.build(tables.schema, plan.config, sensitive)
     report = fit_ranker(model, tables, settings, directory)
@@ -60,14 +67,18 @@ def train_ranker(name: str, tables: Tables, seed: int, directory: Path, base: Pa
     return TrainedRanker(name, model, report, settings, sensitive)
 
 
-def train_retriever(name: str, tables: Tables, seed: int, directory: Path) -> TrainedRetriever:
+def train_retriever(name: str, tables: Tables, seed: int, directory: Path, epochs: int | None = None) -> TrainedRetriever:
     plan = retriever_plan(name)
-    settings = replace(plan.settings, seed=seed)
+    settings = _settings(plan, seed, epochs)
     torch.manual_seed(seed)
     model = plan.build(tables.schema, plan.config)
     report = fit_retriever(model, tables, settings, directory)
     write_json(directory / _REPORT, asdict(report))
     return TrainedRetriever(name, model, report, settings)
+
+
+def _settings(plan: RankerPlan | RetrieverPlan, seed: int, epochs: int | None) -> FitSettings:
+    return replace(plan.settings, seed=seed, epochs=min(plan.settings.epochs, epochs or plan.settings.epochs))
 
 
 def load_ranker(name: str, tables: Tables, seed: int, directory: Path) -> TrainedRanker:
@@ -89,20 +100,32 @@ def load_retriever(name: str, tables: Tables, seed: int, directory: Path) -> Tra
     return TrainedRetriever(name, model, FitReport(**read_json(directory / _REPORT)), replace(plan.settings, seed=seed))
 
 
-def sensitivity(tables: Tables, seed: int, base: Path) -> list[DomainSensitivity]:
+def sensitivity(tables: Tables, seed: int, base: Path, name: str = _BASE) -> list[DomainSensitivity]:
     """The attribution of a shared DNN that is trained for it; both are kept under `base` and read from there next time."""
     path = base / _ATTRIBUTION
     if path.is_file():
         return [DomainSensitivity(**one) for one in read_json(path)]
-    model = train_ranker(_BASE, tables, seed, base).model.cpu()
+    model = train_ranker(name, tables, seed, base).model.cpu()
     report = attribute(cast(SharedDNN, model), tables, seed=seed)
     write_json(path, [asdict(one) for one in report])
     return report
 
 
+def found_by(name: str, tables: Tables, seed: int, base: Path) -> tuple[SharedDNN, list[DomainSensitivity]]:
+    """The base model and the attribution that chose the features of the ranker `name`, trained with the same `base`."""
+    directory, base_name = _base_of(name, base)
+    model = load_ranker(base_name, tables, seed, directory).model
+    return cast(SharedDNN, model), sensitivity(tables, seed, directory, base_name)
+
+
+def _base_of(name: str, base: Path) -> tuple[Path, str]:
+    """Where the base of a ranker stands, and what it is."""
+    return base, _BASE
+
+
 def _sensitive(plan: RankerPlan, tables: Tables, seed: int, directory: Path, base: Path) -> list[str]:
     if plan.selection is None:
         return []
-    names = select(sensitivity(tables, seed, base), mode=plan.selection)
+    names = select(sensitivity(tables, seed, *_base_of(plan.name, base)), mode=plan.selection)
     write_json(directory / _SENSITIVE, names)
     return names

@@ -53,14 +53,21 @@ def attribute(
 def evaluate(
     directory: Annotated[Path | None, typer.Argument(help="a canonical dataset")] = None,
     recipe: Annotated[list[str] | None, typer.Option(help="repeat for several; a bare model name evaluates that half")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="rankers or retrievers: every model of that half")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="seeds 0 .. N-1")] = 1,
     test_from: Annotated[str | None, typer.Option(help="ISO date or epoch milliseconds; test rows start here")] = None,
+    score_domains: Annotated[str | None, typer.Option(help="the domains that count, as a,b,c; the others are reported")] = None,
+    against: Annotated[str | None, typer.Option(help="the recipe others are compared with; default: the first")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="at most 3 epochs a model; the signature says so")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="models trained at once, each in one thread")] = 1,
     json_out: Annotated[Path | None, typer.Option("--json", help="write the result as JSON")] = None,
     report: Annotated[Path | None, typer.Option(help="write an HTML report with plots")] = None,
+    plots: Annotated[Path | None, typer.Option(help="write the plots as SVG files into this directory")] = None,
     list_: Annotated[bool, typer.Option("--list", help="name every model and variant, then stop")] = False,
 ) -> None:
-    """Train on the past, measure on what came after; every number per domain, with its spread over seeds."""
-    from contracts.errors import BadInput
+    """Train on the past, measure on what came after: every number per domain with its spread over seeds, every difference with
+    its interval over users. Started again, it goes on where it was."""
+    from contracts.errors import BadInput, WorkFailed
     from contracts.files import write_bytes
     from trainer import evaluate as evaluation
     from trainer import recipes
@@ -69,14 +76,33 @@ def evaluate(
         for name in recipes.known():
             typer.echo(name)
         return
-    if directory is None or not recipe:
-        raise BadInput("evaluate needs a dataset directory and at least one --recipe", "mdrec evaluate --list names them")
-    result = evaluation.evaluate(directory, recipe, seeds=range(seeds), test_from=_moment(test_from), home=home())
+    named = [*(recipe or []), *(name for one in set_ or [] for name in evaluation.recipe_set(one))]
+    if directory is None or not named:
+        raise BadInput(
+            "evaluate needs a dataset directory and at least one --recipe or --set", "mdrec evaluate --list names them"
+        )
+    result = evaluation.evaluate(
+        directory,
+        named,
+        seeds=range(seeds),
+        test_from=_moment(test_from),
+        home=home(),
+        score_domains=[one.strip() for one in score_domains.split(",")] if score_domains else [],
+        against=against,
+        quick=quick,
+        jobs=jobs,
+    )
     if json_out:
-        write_bytes(json_out, json.dumps(result, indent=2).encode())
+        write_bytes(json_out, json.dumps(result, indent=2, allow_nan=False).encode())
     if report:
         write_bytes(report, evaluation.to_html(result).encode())
+    if plots:
+        from trainer.plots import write_plots
+
+        write_plots(result, plots)
     typer.echo(evaluation.to_markdown(result))
+    if failed := result.get("failed"):
+        raise WorkFailed(f"{len(failed)} trials failed: {', '.join(failed)}", "the same command tries them again, and only them")
 
 
 def nightly(

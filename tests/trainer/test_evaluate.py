@@ -14,14 +14,15 @@ import tables_world as world
 import torch
 
 from contracts.errors import BadInput
-from trainer import recipes
+from trainer import recipes, trials
 from trainer.baselines.rates import Rates, RatesConfig
 from trainer.checkpoint import WEIGHTS
-from trainer.evaluate import evaluate, flops_per_candidate, to_html, to_markdown
+from trainer.evaluate import evaluate, flops_per_candidate, signature, to_html, to_markdown
 from trainer.fit import FitSettings, fit_ranker
 from trainer.layers import Inputs
 from trainer.metrics import auc
 from trainer.scoring import listed_scores, ranked_lists, score_split
+from trainer.source import source_closure, source_digest
 from trainer.tables import Tables
 from trainer.two_tower import TwoTower
 
@@ -154,7 +155,6 @@ def test_evaluate_writes_what_the_interface_says(quick: None, tmp_path: Path) ->
     world.write(tmp_path / "data")
     asked = ["popularity+rates", "dsfm_dfei", "popularity"]
     result = evaluate(tmp_path / "data", asked, seeds=range(2), test_from=world.TEST_FROM, home=tmp_path / "home")
-    assert list(tmp_path.joinpath("home", "work").iterdir()) == []
     assert result["dataset"] == "small" and "2026-03-04" in result["protocol"]
     json.dumps(result, allow_nan=False)
     assert [(row["recipe"], row["seed"]) for row in result["rows"]] == [(name, seed) for name in asked for seed in (0, 1)]
@@ -172,6 +172,107 @@ def test_evaluate_writes_what_the_interface_says(quick: None, tmp_path: Path) ->
     assert ranker["flops_per_candidate"] > 0 and ranker["sensitive_features"]
     assert pair["recall"] == retriever["recall"]
     assert sum(one["events"] for one in ranker["support"].values()) == world.PER_DAY
+    assert sum(one["rows"] for one in ranker["reliability"]["overall"]) == world.PER_DAY
+    assert {one["name"] for one in ranker["attribution"]} >= set(ranker["sensitive_features"])
+    assert set(retriever["recall_curve"]["1"]["by_domain"]) == set(retriever["recall"]["10"]["by_domain"])
+
+
+def test_differences_are_those_of_the_rows(quick: None, tmp_path: Path) -> None:
+    world.write(tmp_path / "data")
+    asked, counted = ["rates", "dsfm", "popularity+shared_dnn"], ["feed", "story"]
+    given = {"seeds": range(2), "test_from": world.TEST_FROM, "home": tmp_path / "home"}
+    result = evaluate(tmp_path / "data", asked, score_domains=counted, against="dsfm", resamples=50, **given)
+    means = {name: np.mean([row["auc"]["scored"] for row in result["rows"] if row["recipe"] == name]) for name in asked}
+    for row in result["rows"]:
+        assert row["auc"]["scored"] == pytest.approx(np.mean([row["auc"]["by_domain"][one] for one in counted]))
+    found = {(one["recipe"], one["against"]): one for one in result["paired"] if one["scope"] == "scored"}
+    best = max(means, key=lambda name: means[name])
+    assert set(found) == {(one, "dsfm") for one in asked if one != "dsfm"} | {(best, one) for one in asked if one != best}
+    for (name, other), one in found.items():
+        assert one["difference"] == pytest.approx(means[name] - means[other], abs=1e-6)
+        assert one["low"] <= one["high"] and one["metric"] == "auc"
+    assert {one["scope"] for one in result["paired"]} == {"scored", "mean", *world.DOMAINS}
+    page, text = to_html(result), to_markdown(result)
+    assert "http" not in page and page.count("data:image/png;base64,") >= 7
+    for shown in ("Rank movement", "Domain sensitivity", "AUC against FLOPs", "Reliability", "Difference to dsfm"):
+        assert shown in page
+    one = found["rates", "dsfm"]
+    assert f"{one['difference']:+.4f} [{one['low']:+.4f}, {one['high']:+.4f}]" in text
+    with pytest.raises(BadInput, match="unknown domain 'feeds'"):
+        evaluate(tmp_path / "data", asked, score_domains=["feeds"], **given)
+    with pytest.raises(BadInput, match="compare against 'dsfn'"):
+        evaluate(tmp_path / "data", asked, against="dsfn", **given)
+
+
+def test_what_is_kept_is_not_trained_again(quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.write(tmp_path / "data")
+    trained: list[tuple[str, int]] = []
+    train = trials.train_ranker
+
+    def counting(name: str, tables: Tables, seed: int, *rest: Any) -> Any:
+        trained.append((name, seed))
+        if len(trained) == 3 and name == "shared_dnn":
+            raise KeyboardInterrupt
+        return train(name, tables, seed, *rest)
+
+    monkeypatch.setattr(trials, "train_ranker", counting)
+    given = {"test_from": world.TEST_FROM, "home": tmp_path / "home", "resamples": 20}
+    asked = ["rates", "shared_dnn", "popularity+rates"]
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tmp_path / "data", asked[1:], seeds=[2, 1, 0], **given)
+    assert trained == [("shared_dnn", 2), ("rates", 2), ("shared_dnn", 1)]
+    killed = evaluate(tmp_path / "data", asked, seeds=[2, 1], **given)
+    assert sorted(trained[3:]) == [("rates", 1), ("shared_dnn", 1)]
+    again = evaluate(tmp_path / "data", asked, seeds=[2, 1], **given)
+    assert len(trained) == 5, "halves that recipes share, and all that was kept, are trained once"
+    assert {**again, "wall_seconds": 0} == {**killed, "wall_seconds": 0}
+    short = evaluate(tmp_path / "data", ["shared_dnn"], seeds=[1], quick=True, **given)
+    assert len(trained) == 6 and "epochs:quick<=3" in short["signature"] and "epochs:plan" in killed["signature"]
+    work = next((tmp_path / "home" / "work").iterdir())
+    assert list((work / "training").rglob("*.safetensors")) == [], "only results are kept"
+
+
+def test_processes_find_what_one_process_finds(tmp_path: Path) -> None:
+    world.write(tmp_path / "data")
+    asked = ["rates", "popularity"]
+    result = [
+        evaluate(tmp_path / "data", asked, test_from=world.TEST_FROM, home=tmp_path / str(jobs), jobs=jobs) for jobs in (1, 2)
+    ]
+    for alone, beside in zip(*(one["rows"] for one in result), strict=True):
+        assert alone.get("auc") == beside.get("auc") and alone.get("recall") == beside.get("recall")
+
+
+def test_one_failure_costs_no_other_result(quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.write(tmp_path / "data")
+
+    def failing(*given: Any) -> Any:
+        raise ValueError("no such luck")
+
+    monkeypatch.setattr(trials, "train_retriever", failing)
+    result = evaluate(tmp_path / "data", ["popularity+rates", "rates"], test_from=world.TEST_FROM, home=tmp_path / "home")
+    assert [row["recipe"] for row in result["rows"]] == ["rates"]
+    assert result["failed"] == {"popularity seed 0": "ValueError: no such luck"}
+    assert "no such luck" in to_markdown(result)
+
+
+def test_the_signature_names_what_must_agree(tables: Tables) -> None:
+    given = signature(tables, [0, 1], ["feed"])
+    assert given == signature(tables, [0, 1], ["feed"])
+    assert (
+        f"small@{tables.digest[:10]}" in given
+        and "seeds:0,1" in given
+        and "scored:feed" in given
+        and "2026-03-04T00:00Z" in given
+    )
+    others = [signature(tables, [0], ["feed"]), signature(tables, [0, 1]), signature(tables, [0, 1], ["feed"], quick=True)]
+    assert len({given, *others, signature(tables, [0, 1], ["feed"], resamples=10)}) == 5
+
+
+def test_a_digest_follows_the_code_a_model_is_made_of() -> None:
+    dnn, popularity = (source_closure((f"trainer.baselines.{one}",)) for one in ("shared_dnn", "popularity"))
+    assert {"trainer.layers", "contracts.schema"} <= dnn and "trainer.dsfm" not in dnn
+    assert "trainer.sampling" in popularity and "trainer.baselines.shared_dnn" not in popularity
+    assert source_digest(("trainer.dsfm",)) != source_digest(("trainer.dfei",))
 
 
 def test_reports_say_what_the_rows_say(quick: None, tmp_path: Path) -> None:
