@@ -6,6 +6,7 @@ beside it how far the seeds lie apart.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
-from contracts.files import aside
+from contracts.files import write_bytes
 from trainer.attribution import DomainSensitivity
 from trainer.attribution import figure as attribution_figure
 from trainer.summary import BY_DOMAIN, Pick, Row, domains_of, grouped, values
 
 _DOMAINS = 6  # panels: the largest domains, where recipes differ by more than noise
 _FEATURES = 20
+_COLORS = 64
+_MANY_FIELDS = 12  # more do not leave room for their numbers
 _INK, _PALE, _WARM = "#3b6ea5", "#c9d3de", "#c8553d"
 Result = Mapping[str, Any]
 
@@ -33,15 +37,22 @@ def figures(result: Result) -> dict[str, Figure]:
 
 
 def write_plots(result: Result, directory: Path) -> list[Path]:
-    """Each plot as <dataset>-<title>.svg, small and the same bytes for the same result."""
+    """Each plot as <dataset>-<title>.png."""
     paths = []
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mdrec"}):
-        for title, figure in figures(result).items():
-            name = f"{result['dataset']}-{title}".lower().replace(" ", "-").replace("@", "")
-            paths.append(directory / f"{name}.svg")
-            with aside(paths[-1]) as temporary:
-                figure.savefig(temporary, format="svg", metadata={"Date": None})
+    for title, figure in figures(result).items():
+        name = f"{result['dataset']}-{title}".lower().replace(" ", "-").replace("@", "")
+        paths.append(directory / f"{name}.png")
+        write_bytes(paths[-1], png(figure))
     return paths
+
+
+def png(figure: Figure) -> bytes:
+    """64 colours are enough for lines and text, and a third of the bytes."""
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=90)
+    with Image.open(drawn) as image:
+        image.convert("RGB").quantize(_COLORS).save(small, format="PNG", optimize=True)
+    return small.getvalue()
 
 
 def _dots_by_domain(result: Result, pick: Pick, mean: Pick | None, band: tuple[float, float] | None = None) -> Figure | None:
@@ -102,7 +113,8 @@ def _differences(result: Result) -> Figure | None:
             line = recipes.index(one["recipe"])
             axis.plot([one["low"], one["high"]], [line, line], color=color)
             axis.plot(one["difference"], line, "o", color=color, ms=4)
-        axis.set_title(f"{metric} minus {against}'s", fontsize="medium")
+        axis.set_title(metric, fontsize="medium")
+    figure.supxlabel(f"difference to {against}, 95% interval over users", fontsize="medium")
     _name_lines(axes[0], recipes)
     return figure
 
@@ -219,6 +231,9 @@ def _adaptation(result: Result) -> Figure | None:
         axis.set_yticks(range(len(by_domain)), list(by_domain))
         axis.set_title(f"{row['recipe']}, {side} tower: weight a field", fontsize="medium")
         figure.colorbar(image, ax=axis)
+        if len(fields) <= _MANY_FIELDS:
+            for (line, column), weight in np.ndenumerate(weight_DF):
+                axis.text(column, line, f"{weight:.2f}", ha="center", va="center", fontsize="small")
     return figure
 
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainer import summary
 from trainer.summary import BY_DOMAIN, Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _INTERVALS = (
     "Differences: mean [95% interval over users, who are drawn with replacement] ± standard deviation over seeds; * = the"
@@ -33,13 +29,14 @@ def to_markdown(result: Mapping[str, Any]) -> str:
 
 def to_html(result: Mapping[str, Any]) -> str:
     """A page of its own: no script, no file and no address outside it."""
-    from trainer.plots import figures  # only a report needs matplotlib, and it is slow to import
+    from trainer.plots import figures, png  # only a report needs matplotlib, and it is slow to import
 
     said = [result["protocol"], result["signature"], f"{result['wall_seconds']:,.0f} s"]
     parts = [f"<h1>{html.escape(result['dataset'])}</h1>", *(f"<p>{html.escape(one)}</p>" for one in said)]
     parts.append(_html(summary.overview(result)))
     for title, figure in figures(result).items():
-        parts += [f"<h2>{html.escape(title)}</h2>", _image(figure, title)]
+        image = base64.b64encode(png(figure)).decode()
+        parts += [f"<h2>{html.escape(title)}</h2>", f'<img alt="{html.escape(title)}" src="data:image/png;base64,{image}">']
     for title, table in _tables(result).items():
         parts += [f"<h2>{html.escape(title)}</h2>", _html(table)]
     notes = "".join(f"<li>{html.escape(one)}</li>" for one in summary.notes(result))
@@ -82,9 +79,3 @@ def _html(table: Table) -> str:
 
     header, body = table
     return f"<table><thead>{line(header, 'th')}</thead><tbody>{''.join(line(one, 'td') for one in body)}</tbody></table>"
-
-
-def _image(figure: Figure, title: str) -> str:
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=100)
-    return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}">'

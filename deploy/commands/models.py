@@ -58,11 +58,11 @@ def evaluate(
     test_from: Annotated[str | None, typer.Option(help="ISO date or epoch milliseconds; test rows start here")] = None,
     score_domains: Annotated[str | None, typer.Option(help="the domains that count, as a,b,c; the others are reported")] = None,
     against: Annotated[str | None, typer.Option(help="the recipe others are compared with; default: the first")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="at most 3 epochs a model; the signature says so")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="at most 2 epochs a model; the signature says so")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="models trained at once, each in one thread")] = 1,
     json_out: Annotated[Path | None, typer.Option("--json", help="write the result as JSON")] = None,
     report: Annotated[Path | None, typer.Option(help="write an HTML report with plots")] = None,
-    plots: Annotated[Path | None, typer.Option(help="write the plots as SVG files into this directory")] = None,
+    plots: Annotated[Path | None, typer.Option(help="write the plots as PNG files into this directory")] = None,
     list_: Annotated[bool, typer.Option("--list", help="name every model and variant, then stop")] = False,
 ) -> None:
     """Train on the past, measure on what came after: every number per domain with its spread over seeds, every difference with

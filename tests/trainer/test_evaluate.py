@@ -227,7 +227,7 @@ def test_what_is_kept_is_not_trained_again(quick: None, tmp_path: Path, monkeypa
     assert len(trained) == 5, "halves that recipes share, and all that was kept, are trained once"
     assert {**again, "wall_seconds": 0} == {**killed, "wall_seconds": 0}
     short = evaluate(tmp_path / "data", ["shared_dnn"], seeds=[1], quick=True, **given)
-    assert len(trained) == 6 and "epochs:quick<=3" in short["signature"] and "epochs:plan" in killed["signature"]
+    assert len(trained) == 6 and "epochs:quick<=2" in short["signature"] and "epochs:plan" in killed["signature"]
     work = next((tmp_path / "home" / "work").iterdir())
     assert list((work / "training").rglob("*.safetensors")) == [], "only results are kept"
 
