@@ -63,6 +63,25 @@ def test_the_weighted_mean_weighs_by_impressions() -> None:
     assert found["mean_domain"] == 0.5 and found["weighted_domain"] == pytest.approx(1.0 * 2 / 8)
 
 
+def test_log_loss_and_calibration_have_weighted_means_too() -> None:
+    label, logit = np.array([1, 0, 1, 0, 0, 0]), np.zeros(6)
+    found = metrics.pointwise(label, logit, np.array([0, 0, 1, 1, 1, 1]), ["a", "b"])
+    assert found["calibration"]["weighted_domain"] == pytest.approx(1.0 * 2 / 6 + 2.0 * 4 / 6)
+    assert found["logloss"]["weighted_domain"] == pytest.approx(math.log(2))
+
+
+def test_reliability_tells_predicted_and_observed_of_equal_parts() -> None:
+    logit = np.array([3.0, -3, 1, -1])
+    found = metrics.reliability(np.array([1, 0, 0, 1]), logit, bins=2)
+    sigmoid = 1 / (1 + np.exp(-logit))
+    assert found == [
+        {"predicted": pytest.approx((sigmoid[1] + sigmoid[3]) / 2), "observed": 0.5, "rows": 2},
+        {"predicted": pytest.approx((sigmoid[0] + sigmoid[2]) / 2), "observed": 0.5, "rows": 2},
+    ]
+    assert [one["rows"] for one in metrics.reliability(np.ones(3), np.zeros(3))] == [1, 1, 1]
+    assert metrics.reliability(np.zeros(0), np.zeros(0)) == []
+
+
 def test_nothing_measurable_is_absent() -> None:
     found = metrics.pointwise(np.zeros(0), np.zeros(0), np.zeros(0, dtype=int), ["a"])
     assert (
