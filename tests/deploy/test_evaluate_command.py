@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from deployment_files import REPOSITORY, check_command
 
 from contracts.errors import BadInput, WorkFailed
 from deploy import cli
 from trainer import recipes, trials
 from trainer.datasets.checkerboard import write_checkerboard
+from trainer.paired import Difference
 
 TEST_FROM = "2026-01-05"
+PAGE = (REPOSITORY / "docs" / "evaluation.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +51,15 @@ def test_one_command_writes_json_report_plots_and_tables(
     ]
     assert f"{result['rows'][0]['auc']['scored']:.4f}" in text and "AUC mean (scored)" in text
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+    named = set(re.findall(r"`(\w+)`", PAGE.split("## The JSON")[1].split("Rows may")[0]))
+    assert named == {*result, *(one.name for one in fields(Difference)), "failed"} - {"metric", "scope"}
     plots = sorted((tmp_path / "plots").iterdir())
     assert plots and all(one.read_bytes().startswith(b"\x89PNG") and one.stat().st_size < 60_000 for one in plots)
+
+
+def test_the_commands_of_the_page_are_real() -> None:
+    for command in re.findall(r"`(mdrec [^`]+)`", PAGE):
+        check_command(shlex.split(command))
 
 
 def test_a_set_is_every_model_of_its_half(monkeypatch: pytest.MonkeyPatch, world: Path, home: Path) -> None:
