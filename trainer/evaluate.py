@@ -39,6 +39,7 @@ __all__ = ["evaluate", "flops_per_candidate", "measure", "protocol", "recipe_set
 
 QUICK_EPOCHS = 2  # KuaiRand-Pure, two cores, two jobs: a ranker in half a minute; most peak at the second epoch there
 _NEGATIVES = 20  # per positive, where positives are all there is (trainer/scoring.py)
+_ABOUT = ("rows.user", "rows.domain", "rows.label", "lists.user", "lists.domain", "candidates.user", "candidates.domain")
 _SETS: Mapping[str, Mapping[str, Any]] = {"rankers": RANKERS, "retrievers": RETRIEVERS}
 
 
@@ -163,8 +164,10 @@ def _halves(one: Recipe, seed: int, epochs: int | None) -> list[Trial]:
 def _collect(
     trials: Trials, halves: Mapping[tuple[str, int], Sequence[Trial]], scored: Sequence[str]
 ) -> tuple[list[Row], dict[tuple[str, int], Predictions]]:
-    """Rows and predictions of the recipes whose halves all came through."""
+    """Rows and predictions of the recipes whose halves all came through. What rows are about (users, domains, labels) is the same
+    for all recipes and held once."""
     rows, predictions = [], {}
+    held: Predictions = {}
     for (name, seed), parts in halves.items():
         found = [one for one in map(trials.load, parts) if one is not None]
         if len(found) == len(parts):
@@ -174,7 +177,11 @@ def _collect(
                 if values:
                     row[metric]["scored"] = float(np.mean(values))
             rows.append(row)
-            predictions[name, seed] = {key: value for one in reversed(found) for key, value in one.predictions.items()}
+            own = {key: value for one in reversed(found) for key, value in one.predictions.items()}
+            for key in (one for one in _ABOUT if one in own):
+                if np.array_equal(held.setdefault(key, own[key]), own[key]):
+                    own[key] = held[key]
+            predictions[name, seed] = own
     return rows, predictions
 
 
@@ -193,7 +200,7 @@ def _paired(
         first = next(iter(having.values()))
         rows = Rows(first[f"{kind}.user"], first[f"{kind}.domain"], first.get(f"{kind}.label"))
         for (name, seed), found in having.items():
-            if any(not np.array_equal(found[f"{kind}.{one}"], first[f"{kind}.{one}"]) for one in ("user", "domain")):
+            if any(found[key] is not first[key] for key in _ABOUT if key.startswith(kind)):
                 raise WorkFailed(f"{name} seed {seed} was not measured on the rows of the others", "remove home/work/evaluate-*")
         values: dict[str, dict[int, Any]] = {}
         for (name, seed), found in having.items():
