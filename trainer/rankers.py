@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from trainer import dfei, dsfm, dsfm_dfei
-from trainer.baselines import rates, separate_dnn, shared_dnn
+from trainer.baselines import adasparse, apg, dcnv2, pepnet, rates, separate_dnn, shared_dnn, star
 from trainer.fit import FitSettings
 from trainer.plans import RankerPlan
 
@@ -30,6 +30,11 @@ RANKERS: dict[str, RankerPlan] = {
         RankerPlan(
             "separate_dnn", shared_dnn.SharedDNNConfig(), separate_dnn.SeparateDNN, _RANKING, variants=separate_dnn.VARIANTS
         ),
+        RankerPlan("star", star.STARConfig(), star.STAR, _RANKING, variants=star.VARIANTS),
+        RankerPlan("pepnet", pepnet.PEPNetConfig(), pepnet.PEPNet, _RANKING, variants=pepnet.VARIANTS),
+        RankerPlan("adasparse", adasparse.AdaSparseConfig(), adasparse.AdaSparse, _RANKING, variants=adasparse.VARIANTS),
+        RankerPlan("apg", apg.APGConfig(), apg.APG, _RANKING, variants=apg.VARIANTS),
+        RankerPlan("dcnv2", dcnv2.DCNv2Config(), dcnv2.DCNv2, _RANKING, variants=dcnv2.VARIANTS),
         RankerPlan("rates", rates.RatesConfig(), rates.Rates, variants=rates.VARIANTS),
     )
 }

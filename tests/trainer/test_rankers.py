@@ -13,7 +13,7 @@ from torch import Tensor
 
 from contracts.errors import BadInput
 from trainer import dfei, dsfm, dsfm_dfei
-from trainer.baselines import separate_dnn, shared_dnn
+from trainer.baselines import adasparse, apg, dcnv2, pepnet, separate_dnn, shared_dnn, star
 from trainer.layers import Inputs, Ranker
 from trainer.metrics import auc
 
@@ -32,11 +32,17 @@ MODELS: dict[str, tuple[Any, Any, dict[str, dict[str, Any]]]] = {
         dsfm_dfei.DSFMDFEIConfig(**SMALL, dropout=0.0, features=_FEATURES),
         {"v_d_only": {"features": replace(_FEATURES, per_user=False)}},  # the others are those of dsfm
     ),
+    "star": (star.STAR, star.STARConfig(**SMALL, dropout=0.0, auxiliary=(8,)), star.VARIANTS),
+    "pepnet": (pepnet.PEPNet, pepnet.PEPNetConfig(**SMALL, dropout=0.0, gate=8), pepnet.VARIANTS),
+    "adasparse": (adasparse.AdaSparse, adasparse.AdaSparseConfig(**SMALL, dropout=0.0), adasparse.VARIANTS),
+    "apg": (apg.APG, apg.APGConfig(**SMALL, dropout=0.0, rank=6), apg.VARIANTS),
+    "dcnv2": (dcnv2.DCNv2, dcnv2.DCNv2Config(**SMALL, dropout=0.0, rank=8), dcnv2.VARIANTS),
 }
 CALLERS = {"last_n", "all_features"}  # who builds the model feeds it other features
 BUILT = [*MODELS, *(f"{name}:{one}" for name, (_, _, found) in MODELS.items() for one in found if one not in CALLERS)]
 # Every operator and every set of inputs is in one of these; the other variants leave parts out. shared_dnn: test_export.py.
 GRAPHS = ["separate_dnn", "dsfm", "dsfm:softmax_attn", "dfei", "dsfm_dfei", "dsfm_dfei:v_d_only"]
+GRAPHS += ["star", "pepnet", "adasparse", "apg", "dcnv2"]
 
 
 class Entities:
@@ -63,6 +69,9 @@ def stirred(name: str, seed: int = 0) -> Ranker:
     with torch.no_grad():
         for one in (*model.parameters(), *(one for key, one in model.named_buffers() if key.endswith("vectors_DK"))):
             one.add_(0.3 * torch.randn(one.shape, generator=generator))
+        seen = batch(100, DOMAINS, seed=seed)
+        model.prepare(Entities(seen))  # type: ignore[arg-type]
+        model.train().training_loss(seen)
     return model.eval()
 
 
@@ -148,6 +157,27 @@ def test_exported_graph_agrees(name: str, tmp_path: Path) -> None:
             with torch.no_grad():
                 expected = torch.sigmoid(model(here)).numpy()
             assert abs(run(session, here) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tiny_and_absent_domains_break_nothing(name: str) -> None:
+    """Two hundred rows of one domain, one of another, none of the third; then a batch of a single row."""
+    data = batch(201, DOMAINS, seed=10)
+    data = data._replace(inputs=data.inputs._replace(domain=(torch.arange(201) == 0).long()))
+    alone = Batch(pick(data.inputs, torch.tensor([0])), *(one[:1] for one in data[1:]))
+    model = build(name)
+    model.prepare(Entities(data))  # type: ignore[arg-type]
+    optimizer = torch.optim.Adam(model.parameter_groups(0.03))
+    model.train()
+    for part in (data, alone, data):
+        optimizer.zero_grad()
+        model.training_loss(part).backward()
+        optimizer.step()
+    assert all(torch.isfinite(one).all() for one in model.parameters())
+    model.eval()
+    asked = batch(60, DOMAINS, seed=11)
+    with torch.no_grad():
+        assert torch.isfinite(model(model.serving_inputs(asked))).all()
 
 
 @pytest.mark.parametrize("name", MODELS)
