@@ -1,10 +1,11 @@
 """APG: a part of every layer's weights is generated for each row (arXiv 2203.16218).
 
-    y_l = relu(U_l S_l V_l x_l + b_l),  S_l = reshape(G_l(z)) (K x K),  z = [domain; user id; ad id]
+    y_l = relu(U_l S_l V_l x_l + b_l),  S_l = reshape(G_l(z)) (K x K),  z = the domain's embedding
 
 U and V are shared by all rows (the paper's parameter sharing); x goes through V, then S, then U, so no row's whole weight matrix
-is ever built (its decomposed feed-forwarding). z is the paper's mix-wise condition. G is one linear layer and starts at the
-identity matrix: at first every row has the same network.
+is ever built (its decomposed feed-forwarding). G is one linear layer and starts at the identity matrix: at first every row has
+the same network. z is the paper's group-wise condition. With the ids of user and ad beside the domain (mix-wise), validation AUC on
+KuaiRand is .724 overall and .668 over its five large tabs, with the domain alone .730 and .679: the ids overfit sooner.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from contracts.schema import AD_ID, USER_ID, FeatureSchema
+from contracts.schema import FeatureSchema
 from trainer.layers import FieldEmbedding, Inputs, Ranker
 
 
@@ -60,16 +61,13 @@ class APG(Ranker):
         self.dropout = config.dropout
         self.embedding_l2 = config.embedding_l2
         self.embedding = FieldEmbedding(schema, config.dim, with_domain_token=True)
-        names = self.embedding.names
-        self.condition = [names.index("domain"), names.index(USER_ID), names.index(AD_ID)]
         widths = pairwise([self.embedding.width, *config.hidden])
-        condition = config.dim * len(self.condition)
-        self.layers = nn.ModuleList(GeneratedLinear(condition, a, b, min(config.rank, b)) for a, b in widths)
+        self.layers = nn.ModuleList(GeneratedLinear(config.dim, a, b, min(config.rank, b)) for a, b in widths)
         self.head = nn.Linear(config.hidden[-1], 1)
 
     def forward(self, inputs: Inputs) -> Tensor:
         tokens_BFE = self.embedding(inputs)
-        x, z_BZ = tokens_BFE.flatten(1), tokens_BFE[:, self.condition].flatten(1)
+        x, z_BZ = tokens_BFE.flatten(1), tokens_BFE[:, -1]  # the domain's token comes last
         for layer in self.layers:
             x = F.dropout(F.relu(layer(x, z_BZ)), self.dropout, self.training)
         logit_B1: Tensor = self.head(x)
