@@ -4,8 +4,8 @@
 
 U and V are shared by all rows (the paper's parameter sharing); x goes through V, then S, then U, so no row's whole weight matrix
 is ever built (its decomposed feed-forwarding). G is one linear layer and starts at the identity matrix: at first every row has
-the same network. z is the paper's group-wise condition. With the ids of user and ad beside the domain (mix-wise), validation AUC on
-KuaiRand is .724 overall and .668 over its five large tabs, with the domain alone .730 and .679: the ids overfit sooner.
+the same network. z is the paper's group-wise condition. With the ids of user and ad beside the domain (mix-wise), validation AUC
+on KuaiRand is .724 overall and .668 over its five large tabs, with the domain alone .730 and .679: the ids overfit sooner.
 """
 
 from __future__ import annotations
