@@ -12,13 +12,15 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from trainer.tables import Tables
 from trainer.train import train_ranker, train_retriever
 
 _CODE = ("trainer.train", "trainer.measure", "trainer.explain", "trainer.trials")
+_LISTEN_SECONDS = 1.0  # a wait without an end does not hear Ctrl-C
 _BASE_CODE = ("trainer.train", "trainer.baselines.shared_dnn")
 
 
@@ -126,13 +129,23 @@ class Trials:
                 yield trial, error
             return
         os.environ["OMP_NUM_THREADS"] = "1"  # read by the processes to come: two of one thread do twice the work of one of two
-        with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin)
+        try:
             futures: dict[Future[None], Trial] = {
                 pool.submit(_run_elsewhere, self.tables.directory, self.directory, one, self._row_path(one)): one
                 for one in trials
             }
-            for future in as_completed(futures):
-                yield futures[future], future.exception()
+            running = set(futures)
+            while running:
+                ended, running = wait(running, _LISTEN_SECONDS, FIRST_COMPLETED)
+                for future in ended:
+                    yield futures[future], future.exception()
+        except BaseException:  # Ctrl-C: what runs ends here too, and what waits is not begun
+            for process in active_children():
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _row(self, trial: Trial) -> dict[str, Any]:
         return dict(read_json(self._row_path(trial)))
@@ -151,6 +164,20 @@ class Trials:
         mark = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
         name = re.sub(r"[^A-Za-z0-9_]", "-", trial.half)
         return self.directory / "results" / f"{name}-{trial.seed}-{mark}.json"
+
+
+def _begin() -> None:
+    """In a new process: one thread; Ctrl-C is its parent's to hear; and it does not outlive a parent that is killed."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run_elsewhere(tables: Path, directory: Path, trial: Trial, path: Path) -> None:
