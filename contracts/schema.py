@@ -9,7 +9,7 @@ A model sees three blocks: `user` (sides user, user_domain), `ad` (ad, ad_domain
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -37,7 +37,7 @@ _CLIP = 5.0  # standardised values are cut at this many deviations: one wild val
 
 
 class FeatureSpec(BaseModel):
-    """One feature as `dataset.yaml` declares it."""
+    """One feature as `dataset.yaml` declares it. statistics: impressions and clicks are counted by its values, too."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,13 +47,16 @@ class FeatureSpec(BaseModel):
     of: str | None = None
     max_length: int = Field(default=50, ge=1, le=1000)
     encoding: Literal["bin", "standardise"] = "bin"
+    statistics: bool = False
 
     @model_validator(mode="after")
-    def _sequence_has_of(self) -> FeatureSpec:
+    def _consistent(self) -> FeatureSpec:
         if self.of is not None and self.kind != "sequence":
             raise ValueError(f"feature {self.name!r}: `of` belongs to sequences, and this one is {self.kind}")
         if self.kind == "sequence" and self.side != "user":
             raise ValueError(f"feature {self.name!r}: sequences are of side user, not {self.side}")
+        if self.statistics and (self.kind != "categorical" or self.side not in ("user", "ad")):
+            raise ValueError(f"feature {self.name!r}: `statistics` are of categorical features of side user or ad")
         return self
 
     @property
@@ -70,6 +73,10 @@ class Numeric(BaseModel):
     edges: tuple[float, ...] = ()
     mean: float = 0.0
     deviation: float = 1.0
+
+    def bins(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Codes of raw values: PAD for NaN, else FIRST + the bin."""
+        return np.where(np.isnan(values), PAD, FIRST + np.searchsorted(np.asarray(self.edges), values, side="right"))
 
 
 @dataclass(frozen=True)
@@ -126,12 +133,15 @@ def canonical(value: Any) -> str | None:
 @dataclass(frozen=True)
 class FeatureSchema:
     """Features frozen on a training window. domains: names in index order. vocabularies: by feature name, rare ids left
-    out. numerics: by feature name."""
+    out. numerics: by feature name. statistics: names of the features that are counted from the log, last in their sides.
+    unread: features that models do not see, though their columns stay where they are."""
 
     features: tuple[FeatureSpec, ...]
     domains: tuple[str, ...]
     vocabularies: Mapping[str, IdTable]
     numerics: Mapping[str, Numeric]
+    statistics: tuple[str, ...] = ()
+    unread: frozenset[str] = frozenset()
 
     @cached_property
     def domain_index(self) -> dict[str, int]:
@@ -156,6 +166,10 @@ class FeatureSchema:
         """(code columns, dense columns) of one side."""
         codes = sum(_code_width(one) for one in self.of_side(side))
         return codes, sum(1 for one in self.of_side(side) if _is_dense(one))
+
+    def without_statistics(self) -> FeatureSchema:
+        """The same columns for a model that does not read the statistics."""
+        return replace(self, unread=frozenset(self.statistics))
 
     def encode(self, side: Side, columns: Mapping[str, Sequence[Any]], n: int) -> Encoded:
         """Raw values -> model inputs. columns: feature name -> n raw values (n sequences for a sequence feature); a
@@ -184,7 +198,13 @@ class FeatureSchema:
         numerics = {name: one.model_dump() for name, one in self.numerics.items()}
         features = [one.model_dump() for one in self.features]
         names = sorted(self.vocabularies)
-        body = {"features": features, "domains": list(self.domains), "numerics": numerics, "vocabularies": names}
+        body = {
+            "features": features,
+            "domains": list(self.domains),
+            "numerics": numerics,
+            "vocabularies": names,
+            "statistics": list(self.statistics),
+        }
         write_json(directory / "schema.json", body)
 
     @classmethod
@@ -195,6 +215,7 @@ class FeatureSchema:
             domains=tuple(body["domains"]),
             vocabularies={name: IdTable.load(directory / "vocab" / name) for name in body["vocabularies"]},
             numerics={name: Numeric(**one) for name, one in body["numerics"].items()},
+            statistics=tuple(body["statistics"]),
         )
 
     def _block(self, name: BlockName) -> Block:
@@ -205,15 +226,14 @@ class FeatureSchema:
                 matrix: Literal["codes", "dense"] = "dense" if _is_dense(spec) else "codes"
                 width = 1 if matrix == "dense" else _code_width(spec)
                 cardinality = 0 if matrix == "dense" else self.cardinality(spec)
-                fields.append(ModelField(spec.name, side, spec.kind, matrix, at[matrix], width, spec.vocabulary, cardinality))
+                if spec.name not in self.unread:
+                    fields.append(ModelField(spec.name, side, spec.kind, matrix, at[matrix], width, spec.vocabulary, cardinality))
                 at[matrix] += width
         return Block(name, tuple(fields), at["codes"], at["dense"])
 
     def _fill(self, spec: FeatureSpec, values: Sequence[Any], out: np.ndarray[Any, Any]) -> None:
         if spec.kind == "numeric":
-            numbers = _as_float(spec, values)
-            edges = np.asarray(self.numerics[spec.name].edges)
-            out[:, 0] = np.where(np.isnan(numbers), PAD, FIRST + np.searchsorted(edges, numbers, side="right"))
+            out[:, 0] = self.numerics[spec.name].bins(_as_float(spec, values))
         elif spec.kind == "categorical":
             out[:, 0] = self._codes(spec, values)
         else:

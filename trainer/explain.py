@@ -35,7 +35,7 @@ def explain_ranker(trained: TrainedRanker, tables: Tables, seed: int, base: Path
     memory of sensitive features."""
     if not trained.sensitive:
         return {}
-    model, report = found_by(trained.name, tables, seed, base)
+    model, report = found_by(tables, seed, base)
     found: dict[str, Any] = {"attribution": [asdict(one) for one in report]}
     if isinstance(trained.model, DSFM):
         found["rank_movement"] = rank_movement(model, trained.model, tables, seed)
@@ -48,13 +48,13 @@ def explain_retriever(trained: TrainedRetriever, tables: Tables, seed: int) -> d
 
 
 def rank_movement(base: SharedDNN, model: DSFM, tables: Tables, seed: int) -> dict[str, dict[str, int]]:
-    """{feature: {"before", "after"}}: its rank, 1 the strongest, in the base and in the model, over the same training rows."""
+    """{feature: {"before", "after"}}: its rank, 1 the strongest, in the base and in the model, over the same training rows and
+    the features that both read."""
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.permutation(tables.split_size("train"))[:_ROWS])
-    names = model.embedding.names
-    before = dict(zip(base.embedding.names, _ranks(base, tables, rows), strict=True))
-    after = dict(zip(names, _ranks(model, tables, rows), strict=True))
-    return {name: {"before": before[name], "after": after[name]} for name in names}
+    names = [one for one in base.embedding.names if one in model.embedding.names]
+    before, after = _ranks(base, tables, rows, names), _ranks(model, tables, rows, names)
+    return {name: {"before": first, "after": last} for name, first, last in zip(names, before, after, strict=True)}
 
 
 @torch.no_grad()
@@ -82,15 +82,15 @@ def adaptation_weights(model: Retriever, tables: Tables, seed: int) -> dict[str,
     return {side: by_domain for side, by_domain in found.items() if by_domain}
 
 
-def _ranks(model: Attributable, tables: Tables, rows: NDArray[np.int64]) -> Sequence[int]:
-    """1 for the token of the largest mean |effect|."""
+def _ranks(model: Attributable, tables: Tables, rows: NDArray[np.int64], names: Sequence[str]) -> Sequence[int]:
+    """In the order of `names`; 1 for the token of the largest mean |effect| among them."""
     model.eval()
     where = next(model.parameters()).device
     total_F: Any = 0.0
     for start in range(0, len(rows), _BATCH):
         batch = tables.batch("train", rows[start : start + _BATCH]).to(where)
         total_F = total_F + effects(model, batch.inputs).abs().sum(dim=0).cpu().numpy()
-    order = np.argsort(-total_F, kind="stable")
+    order = np.argsort(-total_F[[model.embedding.names.index(one) for one in names]], kind="stable")
     ranks = np.empty(len(order), dtype=np.int64)
     ranks[order] = np.arange(1, len(order) + 1)
     return [int(one) for one in ranks]

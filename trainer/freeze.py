@@ -96,12 +96,17 @@ def _sample(train: pl.LazyFrame, name: str, rows: int) -> pl.Series:
 
 
 def _numeric(spec: FeatureSpec, values: pl.Series) -> Numeric:
-    """At most BINS quantile bins with distinct edges, all above the smallest value (no bin starts out empty)."""
     if not (values.dtype.is_numeric() or values.dtype in (pl.Boolean, pl.Null)):
         remedy = "declare it categorical, or store numbers"
         raise BadInput(f"feature {spec.name!r} is numeric, its column holds {values.dtype}", remedy)
-    numbers: np.ndarray[Any, Any] = values.drop_nulls().cast(pl.Float64).to_numpy()
-    numbers = np.sort(numbers[np.isfinite(numbers)])  # joins give rows in any order, and sums must not depend on it
+    return numeric(values.drop_nulls().cast(pl.Float64).to_numpy())
+
+
+def numeric(values: np.ndarray[Any, Any]) -> Numeric:
+    """At most BINS quantile bins with distinct edges, all above the smallest value (no bin starts out empty)."""
+    numbers = np.sort(
+        values[np.isfinite(values)].astype(np.float64)
+    )  # joins give rows in any order, and sums must not depend on it
     if len(numbers) == 0:
         return Numeric()
     quantiles = np.quantile(numbers, np.arange(1, BINS) / BINS)

@@ -7,7 +7,7 @@ from left to right, as in `adi:lt:sum`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,8 @@ from contracts.errors import BadInput
 from trainer.plans import RankerPlan, RetrieverPlan, Variants
 from trainer.rankers import RANKERS
 from trainer.retrievers import RETRIEVERS
+
+_NO_STATISTICS = "no_statistics"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def recipe(name: str) -> Recipe:
 def ranker_plan(name: str) -> RankerPlan:
     plan = _look_up(name, RANKERS, "ranker")
     varied: RankerPlan = replace(plan, name=name, config=_vary(name, plan.config, plan.variants))
-    return varied
+    return replace(varied, build=_unread(varied.build)) if without_statistics(name) else varied
 
 
 def retriever_plan(name: str) -> RetrieverPlan:
@@ -52,7 +54,16 @@ def retriever_plan(name: str) -> RetrieverPlan:
     config = _vary(name, plan.config, plan.variants)
     settings = plan.schedule(config) if plan.schedule else plan.settings
     varied: RetrieverPlan = replace(plan, name=name, config=config, settings=settings)
-    return varied
+    return replace(varied, build=_unread(varied.build)) if without_statistics(name) else varied
+
+
+def without_statistics(name: str) -> bool:
+    """Whether a model's name asks for one that reads no statistics features: a variant that every model has."""
+    return _NO_STATISTICS in name.split(":")[1:]
+
+
+def _unread(build: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda schema, *given: build(schema.without_statistics(), *given)
 
 
 def known() -> list[str]:
@@ -60,7 +71,7 @@ def known() -> list[str]:
     names: list[str] = []
     for plans in (RETRIEVERS, RANKERS):
         for name, plan in plans.items():
-            names += [name, *(f"{name}:{variant}" for variant in plan.variants)]
+            names += [name, *(f"{name}:{variant}" for variant in (*plan.variants, _NO_STATISTICS))]
     return names
 
 
@@ -75,11 +86,10 @@ def _look_up(name: str, plans: Mapping[str, Any], half: str) -> Any:
 
 
 def _vary(name: str, config: Any, variants: Variants) -> Any:
-    for variant in name.split(":")[1:]:
+    for variant in (one for one in name.split(":")[1:] if one != _NO_STATISTICS):
         if variant not in variants:
-            close = difflib.get_close_matches(variant, variants, n=3) or list(variants)
-            remedy = f"it has {', '.join(close)}" if close else "it has none"
-            raise BadInput(f"{_model_of(name)} has no variant {variant!r}", remedy)
+            close = difflib.get_close_matches(variant, variants, n=3) or [*variants, _NO_STATISTICS]
+            raise BadInput(f"{_model_of(name)} has no variant {variant!r}", f"it has {', '.join(close)}")
         change = variants[variant]
         config = change(config) if callable(change) else replace(config, **change)
     return config

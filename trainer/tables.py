@@ -21,11 +21,13 @@ from torch import Tensor
 from contracts.errors import BadInput
 from contracts.files import load_array, read_json
 from contracts.ids import IdTable
-from contracts.schema import AD_ID, FeatureSchema
+from contracts.schema import AD_ID, BLOCK_SIDES, FeatureSchema, Side
 from trainer.datasets.canonical import Dataset
 from trainer.freeze import MIN_COUNT
 from trainer.history import HISTORY, leave_one_out
 from trainer.layers import Inputs
+from trainer.statistics import PAIR, Owner
+from trainer.statistics_writer import SIDES
 from trainer.tabulate import SPLITS, tabulate
 
 Rows = NDArray[Any]
@@ -60,12 +62,15 @@ class Candidates(NamedTuple):
 class Tables:
     """A directory that `build` wrote. Everything in it is read through the page cache; nothing grows with the log.
 
-    as_of: the last split that is known: histories are made of positives up to it, ads may be shown that were seen up to it.
+    as_of: the last split that is known: histories are made of positives up to it, statistics count up to it, ads may be shown
+    that were seen up to it. refreshed: rows of later splits read the statistics of their own day, as if a night had passed
+    before each day.
     """
 
-    def __init__(self, directory: Path, as_of: str = "train") -> None:
+    def __init__(self, directory: Path, as_of: str = "train", refreshed: bool = False) -> None:
         self.directory = directory
         self.as_of = as_of
+        self.refreshed = refreshed
         self._body = read_json(directory / "tables.json")
         self.schema = FeatureSchema.load(directory / "schema")
         self.users = IdTable.load(directory / "users")
@@ -81,6 +86,7 @@ class Tables:
             for side in ("user", "ad", "user_domain", "ad_domain")
         }
         self._history = _history(self.schema, directory, as_of)
+        self._statistics = {one: load_array(directory / f"statistics_{as_of}" / f"{one}.npy") for one in self._counted_sides()}
         self._bid, self._active = load_array(directory / "bid.npy"), load_array(directory / "active.npy")
         self.impressions = load_array(directory / "impressions.npy")  # (D, A) int64, training events
         self.positives = load_array(directory / "positives.npy")  # (D, A) int64, training events with label 1
@@ -97,7 +103,7 @@ class Tables:
 
     def at(self, split: str) -> Tables:
         """The same tables with histories that reach through `split`: "valid" to judge on the test, "test" to serve."""
-        return Tables(self.directory, split)
+        return Tables(self.directory, split, self.refreshed)
 
     @property
     def cutoff(self) -> datetime | None:
@@ -125,12 +131,16 @@ class Tables:
         return self._events[split][name]
 
     def batch(self, split: str, indices: Rows) -> Batch:
-        """The events of a split at `indices`. Rows that a history was made from do not see their own ad in it."""
+        """The events of a split at `indices`. Rows that a history was made from do not see their own ad in it, and rows that the
+        statistics counted read those of the day before."""
         events = self._events[split]
         user_row, ad_row, domain = (np.asarray(events[one][indices], dtype=np.int64) for one in ("user_row", "ad_row", "domain"))
         user_codes, user_dense = self.user_block(user_row, domain)
         ad_codes, ad_dense = self.ad_block(ad_row, domain)
-        if SPLITS.index(split) <= SPLITS.index(self.as_of):
+        known = SPLITS.index(split) <= SPLITS.index(self.as_of)
+        if self._statistics and (known or self.refreshed):
+            self._of_the_day(events["statistics"][indices], user_codes, ad_codes)
+        if known:
             user_codes = leave_one_out(self.schema, user_codes, ad_codes[:, self._ad_id_column])
         inputs = Inputs(
             *_tensors(user_codes, user_dense, events["context_codes"][indices], events["context_dense"][indices]),
@@ -143,7 +153,7 @@ class Tables:
         dense = self._sides["user"][1]
         domain_codes, domain_dense = self._sides["user_domain"]
         return (
-            np.concatenate([self._user_codes(user_rows), domain_codes[user_rows, domain]], axis=1),
+            self._joined("user", self._user_codes(user_rows), user_rows, domain_codes[user_rows, domain], (user_rows, domain)),
             np.concatenate([dense[user_rows], domain_dense[user_rows, domain]], axis=1),
         )
 
@@ -152,14 +162,18 @@ class Tables:
         codes, dense = self._sides["ad"]
         domain_codes, domain_dense = self._sides["ad_domain"]
         return (
-            np.concatenate([codes[ad_rows], domain_codes[domain, ad_rows]], axis=1),
+            self._joined("ad", codes[ad_rows], ad_rows, domain_codes[domain, ad_rows], (domain, ad_rows)),
             np.concatenate([dense[ad_rows], domain_dense[domain, ad_rows]], axis=1),
         )
 
     def user_sides(self, user_rows: Rows) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
         """codes (B, I), dense (B, N) of side user; domain_codes (B, D, Id), domain_dense (B, D, Nd) of side user_domain."""
         dense, (domain_codes, domain_dense) = self._sides["user"][1], self._sides["user_domain"]
-        return self._user_codes(user_rows), dense[user_rows], domain_codes[user_rows], domain_dense[user_rows]
+        codes, inside = self._user_codes(user_rows), domain_codes[user_rows]
+        if self._statistics:
+            codes = np.concatenate([codes, self._statistics["user"][user_rows]], axis=1, dtype=np.int32)
+            inside = np.concatenate([inside, self._statistics["user_domain"][user_rows]], axis=2, dtype=np.int32)
+        return codes, dense[user_rows], inside, domain_dense[user_rows]
 
     def eligible(self, domain: int) -> NDArray[np.int32]:
         """Ad rows that may be shown: active in ad_domains.parquet where there is one, else seen there up to `as_of`."""
@@ -195,6 +209,36 @@ class Tables:
             codes[:, columns] = history[user_rows]
         return codes
 
+    def _counted_sides(self) -> tuple[Side, ...]:
+        return SIDES if self.schema.statistics else ()
+
+    def _joined(self, owner: Owner, codes: Rows, rows: Any, domain_codes: Rows, places: Any) -> NDArray[np.int32]:
+        """The code columns of a block: the entity's own, its statistics, those of its domain, its statistics there."""
+        if not self._statistics:
+            return np.concatenate([codes, domain_codes], axis=1)
+        own, inside = self._statistics[owner][rows], self._statistics[PAIR[owner]][places]
+        return np.concatenate([codes, own, domain_codes, inside], axis=1, dtype=np.int32)
+
+    def _of_the_day(self, found_BS: Rows, user_codes: Rows, ad_codes: Rows) -> None:
+        """Writes what each row may know over what is known at the end of `as_of`."""
+        at = 0
+        for side in SIDES:
+            block = user_codes if side in BLOCK_SIDES["user"] else ad_codes
+            columns = self._statistics_columns[side]
+            block[:, columns] = found_BS[:, at : at + columns.stop - columns.start]
+            at += columns.stop - columns.start
+
+    @cached_property
+    def _statistics_columns(self) -> dict[Side, slice]:
+        """Where the statistics of each side stand in its block's codes."""
+        found: dict[Side, slice] = {}
+        for name in ("user", "ad"):
+            fields = [one for one in self.schema.block(name).fields if one.name in self.schema.statistics]
+            for side in BLOCK_SIDES[name]:
+                starts = [one.start for one in fields if one.side == side]
+                found[side] = slice(min(starts), max(starts) + 1)
+        return found
+
     @cached_property
     def _eligible(self) -> list[NDArray[np.int32]]:
         active = np.array(self._active)
@@ -208,7 +252,8 @@ class Tables:
 
     @cached_property
     def _events(self) -> dict[str, dict[str, NDArray[Any]]]:
-        names = ("user_row", "ad_row", "domain", "label", "time", "context_codes", "context_dense")
+        names = ["user_row", "ad_row", "domain", "label", "time", "context_codes", "context_dense"]
+        names += ["statistics"] if self._statistics else []
         return {split: {name: load_array(self.directory / split / f"{name}.npy") for name in names} for split in SPLITS}
 
 

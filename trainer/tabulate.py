@@ -19,6 +19,7 @@ from contracts.schema import AD_ID, USER_ID, FeatureSchema, FeatureSpec, Side
 from trainer.datasets.canonical import SIDE_TABLES, Dataset, natural_order
 from trainer.freeze import MIN_COUNT, WEIGHT, freeze
 from trainer.history import HISTORY_SPEC
+from trainer.statistics_writer import write_statistics
 from trainer.table_writer import CHUNK_ROWS, DOMAIN, ROW, Sides, TableWriter, Tally, domain_numbers
 
 SPLITS = ("train", "valid", "test")
@@ -65,6 +66,9 @@ class _Tabulation:
         if self._needs_history():
             writer.history(SPLITS, self.dataset.spec.timestamp is not None)
         self._catalogue(schema, sides, tally)
+        if not self.dataset.spec.positives_only:  # without impressions there is no rate
+            timezone = self.dataset.spec.timezone if self.dataset.spec.timestamp else None
+            write_statistics(self.directory, schema, SPLITS, timezone).save(self.directory / "schema")
         candidates = [name for name in ("valid", "test") if self._candidates(name, schema, sides)]
         body = {
             "name": self.dataset.spec.name,

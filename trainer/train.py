@@ -23,7 +23,7 @@ from trainer.recipes import ranker_plan, retriever_plan
 from trainer.tables import Tables
 from trainer.two_tower import TwoTower
 
-_BASE = "shared_dnn"
+_BASE = "shared_dnn:no_statistics"  # what is counted by domain differs by domain: it tells of traffic, not of tastes
 _SENSITIVE = "sensitive.json"
 _ATTRIBUTION = "attribution.json"
 _REPORT = "report.json"
@@ -100,32 +100,25 @@ def load_retriever(name: str, tables: Tables, seed: int, directory: Path) -> Tra
     return TrainedRetriever(name, model, FitReport(**read_json(directory / _REPORT)), replace(plan.settings, seed=seed))
 
 
-def sensitivity(tables: Tables, seed: int, base: Path, name: str = _BASE) -> list[DomainSensitivity]:
+def sensitivity(tables: Tables, seed: int, base: Path) -> list[DomainSensitivity]:
     """The attribution of a shared DNN that is trained for it; both are kept under `base` and read from there next time."""
     path = base / _ATTRIBUTION
     if path.is_file():
         return [DomainSensitivity(**one) for one in read_json(path)]
-    model = train_ranker(name, tables, seed, base).model.cpu()
+    model = train_ranker(_BASE, tables, seed, base).model.cpu()
     report = attribute(cast(SharedDNN, model), tables, seed=seed)
     write_json(path, [asdict(one) for one in report])
     return report
 
 
-def found_by(name: str, tables: Tables, seed: int, base: Path) -> tuple[SharedDNN, list[DomainSensitivity]]:
-    """The base model and the attribution that chose the features of the ranker `name`, trained with the same `base`."""
-    directory, base_name = _base_of(name, base)
-    model = load_ranker(base_name, tables, seed, directory).model
-    return cast(SharedDNN, model), sensitivity(tables, seed, directory, base_name)
-
-
-def _base_of(name: str, base: Path) -> tuple[Path, str]:
-    """Where the base of a ranker stands, and what it is."""
-    return base, _BASE
+def found_by(tables: Tables, seed: int, base: Path) -> tuple[SharedDNN, list[DomainSensitivity]]:
+    """The base model and the attribution that chose the features of a ranker that was trained with the same `base`."""
+    return cast(SharedDNN, load_ranker(_BASE, tables, seed, base).model), sensitivity(tables, seed, base)
 
 
 def _sensitive(plan: RankerPlan, tables: Tables, seed: int, directory: Path, base: Path) -> list[str]:
     if plan.selection is None:
         return []
-    names = select(sensitivity(tables, seed, *_base_of(plan.name, base)), mode=plan.selection)
+    names = select(sensitivity(tables, seed, base), mode=plan.selection)
     write_json(directory / _SENSITIVE, names)
     return names

@@ -165,7 +165,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Tables:
 
 def test_finds_what_the_simulated_world_planted(world: Tables, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = SharedDNN(world.schema, SharedDNNConfig(), [])
+    model = SharedDNN(world.schema.without_statistics(), SharedDNNConfig(), [])
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     for rows in epoch_rows(world, "train", 512, False, np.random.default_rng(0)):
         loss = model.training_loss(world.batch("train", rows))

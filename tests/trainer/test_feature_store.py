@@ -92,7 +92,7 @@ def test_rows_are_the_blocks_of_the_tables_under_their_ids(tables: Tables, ranke
     assert list(rows) == list(tables.users)
     for number, row in enumerate(rows.values()):
         for domain in range(3):
-            codes, dense = tables.user_block(np.array([number]), domain)
+            codes, dense = tables.at("test").user_block(np.array([number]), domain)
             assert (row.block(domain)[0] == codes).all() and (row.block(domain)[1] == dense).all()
         assert row.day == store.last_time(tables, ["test"]) // DAY_MS
 

@@ -24,7 +24,7 @@ def test_every_known_name_can_be_asked_for() -> None:
         if ":" in name:
             base = recipes.ranker_plan if found.ranker else recipes.retriever_plan
             same = plan.config == base(name.partition(":")[0]).config
-            assert not same or name.partition(":")[2] in {"se", "concat", "normalised", "experts_1", "experts_3", "adi_max"}
+            assert not same or name.partition(":")[2] in {"no_statistics", "se", "concat", "normalised", "experts_1", "experts_3", "adi_max"}
 
 
 @pytest.mark.parametrize("model", ABLATIONS)
@@ -60,7 +60,7 @@ def test_who_remembers_is_told_what_to_remember() -> None:
         ("adi+shared_dn", "unknown ranker 'shared_dn'", "shared_dnn"),
         ("shared_dnn+adi", "unknown retriever 'shared_dnn'", ""),
         ("dsfm:no_hiden_attn", "dsfm has no variant 'no_hiden_attn'", "no_hidden_attn"),
-        ("popularity:lt", "popularity has no variant 'lt'", "none"),
+        ("popularity:lt", "popularity has no variant 'lt'", "no_statistics"),
         ("", "unknown retriever ''", "known:"),
         ("adi+", "unknown ranker ''", "known:"),
     ],

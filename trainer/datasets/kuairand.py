@@ -63,7 +63,8 @@ def _spec() -> DatasetSpec:
     features += [FeatureSpec(name=one, side="user", kind="categorical") for one in _USER_CATEGORICAL]
     features += [FeatureSpec(name=one, side="user", kind="sequence", of="ad_id", max_length=_HISTORY) for one in _SEQUENCES]
     features += [FeatureSpec(name=one, side="ad", kind="numeric") for one in _AD_NUMERIC]
-    features += [FeatureSpec(name=one, side="ad", kind="categorical") for one in _AD_CATEGORICAL]
+    counted = ("author_id", "music_id", "tag")
+    features += [FeatureSpec(name=one, side="ad", kind="categorical", statistics=one in counted) for one in _AD_CATEGORICAL]
     features.append(FeatureSpec(name="hour", side="context", kind="categorical"))
     return DatasetSpec(
         name="kuairand",
