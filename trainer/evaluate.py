@@ -58,6 +58,7 @@ def evaluate(
     home: Path = Path(".mdrec"),
     score_domains: Sequence[str] = (),
     against: str | None = None,
+    refreshed: bool = False,
     quick: bool = False,
     jobs: int = 1,
     resamples: int = RESAMPLES,
@@ -66,8 +67,9 @@ def evaluate(
 
     Halves that recipes share are trained once a seed; what was measured before under the same settings and code is not trained
     again (home/work/evaluate-*). score_domains: the domains that count, where not all do; against: the recipe that others are
-    compared with, by default the first; quick: at most 2 epochs. Raises BadInput for an unknown recipe or domain or a dataset
-    that cannot be split, before anything is trained. What fails is under "failed", and the rest is there.
+    compared with, by default the first; refreshed: statistics are counted anew before each day of the test; quick: at most 2
+    epochs. Raises BadInput for an unknown recipe or domain or a dataset that cannot be split, before anything is trained. What
+    fails is under "failed", and the rest is there.
     """
     started = time.perf_counter()
     parsed, seeds = [recipe(name) for name in dict.fromkeys(recipes)], list(seeds)
@@ -76,7 +78,7 @@ def evaluate(
         raise BadInput(f"cannot compare against {against!r}, which is not evaluated", f"name it as a --recipe {against}")
     dataset = dataset if isinstance(dataset, Dataset) else Dataset.open(dataset)
     work = home / "work" / f"evaluate-{_key(dataset, test_from)}"
-    tables = _tables(dataset, test_from, work)
+    tables = _tables(dataset, test_from, work, refreshed)
     scored = [tables.domain_number(name) for name in score_domains]
     epochs = QUICK_EPOCHS if quick else None
     halves = {(one.name, seed): _halves(one, seed, epochs) for one in parsed for seed in seeds}
@@ -110,6 +112,8 @@ def protocol(tables: Tables, split: str = "test") -> str:
         " the user in the domain masked and not counted",
         "means are over (user, domain), then over domains",
     ]
+    if tables.schema.statistics:
+        parts.append(f"statistics features, counted {_counted(tables)}")
     if tables.positives_only:
         parts.append(f"AUC against {_NEGATIVES} uniform ads of the domain per positive")
     if tables.candidates(split) is not None:
@@ -130,6 +134,7 @@ def signature(
         "epochs": f"quick<={QUICK_EPOCHS}" if quick else "plan",
         "scored": ",".join(score_domains) or "all",
         "min_count": MIN_COUNT,
+        "statistics": ("every_night" if tables.refreshed else "until_test") if tables.schema.statistics else "none",
         "auc": f"uniform{_NEGATIVES}" if tables.positives_only else "impressions",
         "lists": f"given@{CANDIDATES_AT}+corpus" if tables.candidates("test") is not None else "corpus",
         "ties": "half" if tables.candidates("test") is None else f"half,random{TIE_SEED}",
@@ -139,12 +144,16 @@ def signature(
     return "|".join(f"{name}:{value}" for name, value in parts.items())
 
 
+def _counted(tables: Tables) -> str:
+    return "up to the day before, every day" if tables.refreshed else "up to the day before; for the test, up to where it begins"
+
+
 def _key(dataset: Dataset, test_from: str | int | None) -> str:
     facts = {"data": dataset.digest(), "test_from": test_from, "source": source_digest(("trainer.tabulate", "trainer.tables"))}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _tables(dataset: Dataset, test_from: str | int | None, work: Path) -> Tables:
+def _tables(dataset: Dataset, test_from: str | int | None, work: Path, refreshed: bool) -> Tables:
     """Built once; two evaluations that start together build them once."""
     with exclusive(work / "tables.lock"):
         if not (work / "tables").is_dir():
@@ -152,7 +161,7 @@ def _tables(dataset: Dataset, test_from: str | int | None, work: Path) -> Tables
             shutil.rmtree(part, ignore_errors=True)
             Tables.build(dataset, part, test_from=test_from)
             replace_dir(part, work / "tables")
-    return Tables.open(work / "tables")
+    return Tables(work / "tables", refreshed=refreshed)
 
 
 def _halves(one: Recipe, seed: int, epochs: int | None) -> list[Trial]:

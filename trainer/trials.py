@@ -131,9 +131,9 @@ class Trials:
         os.environ["OMP_NUM_THREADS"] = "1"  # read by the processes to come: two of one thread do twice the work of one of two
         pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin)
         try:
+            where = self.tables.directory, self.tables.refreshed, self.directory
             futures: dict[Future[None], Trial] = {
-                pool.submit(_run_elsewhere, self.tables.directory, self.directory, one, self._row_path(one)): one
-                for one in trials
+                pool.submit(_run_elsewhere, *where, one, self._row_path(one)): one for one in trials
             }
             running = set(futures)
             while running:
@@ -156,6 +156,7 @@ class Trials:
         module = plans[trial.half.partition(":")[0]].build.__module__
         facts = {
             "tables": self.tables.digest,
+            "refreshed": self.tables.refreshed,
             "trial": asdict(trial),
             "config": asdict(plan.config),
             "settings": asdict(plan.settings),
@@ -180,8 +181,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_elsewhere(tables: Path, directory: Path, trial: Trial, path: Path) -> None:
-    Trials(Tables.open(tables), directory).run_one(trial, path)
+def _run_elsewhere(tables: Path, refreshed: bool, directory: Path, trial: Trial, path: Path) -> None:
+    Trials(Tables(tables, refreshed=refreshed), directory).run_one(trial, path)
 
 
 def _in_order(trials: Sequence[Trial]) -> list[Trial]:

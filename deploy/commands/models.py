@@ -58,6 +58,7 @@ def evaluate(
     test_from: Annotated[str | None, typer.Option(help="ISO date or epoch milliseconds; test rows start here")] = None,
     score_domains: Annotated[str | None, typer.Option(help="the domains that count, as a,b,c; the others are reported")] = None,
     against: Annotated[str | None, typer.Option(help="the recipe others are compared with; default: the first")] = None,
+    refreshed: Annotated[bool, typer.Option("--refreshed", help="count statistics anew before each day of the test")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="at most 2 epochs a model; the signature says so")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="models trained at once, each in one thread")] = 1,
     json_out: Annotated[Path | None, typer.Option("--json", help="write the result as JSON")] = None,
@@ -89,6 +90,7 @@ def evaluate(
         home=home(),
         score_domains=[one.strip() for one in score_domains.split(",")] if score_domains else [],
         against=against,
+        refreshed=refreshed,
         quick=quick,
         jobs=jobs,
     )

@@ -232,6 +232,16 @@ def test_what_is_kept_is_not_trained_again(quick: None, tmp_path: Path, monkeypa
     assert list((work / "training").rglob("*.safetensors")) == [], "only results are kept"
 
 
+def test_statistics_may_be_refreshed_and_the_signature_says_so(quick: None, tmp_path: Path) -> None:
+    features = [{**one, **({"statistics": True} if one["name"] == "city" else {})} for one in world.SPEC["features"]]
+    world.write(tmp_path / "data", features=features)
+    given = {"test_from": "2026-03-03", "home": tmp_path / "home"}  # two days of test: the second may know the first
+    asked = ["shared_dnn", "shared_dnn:no_statistics"]
+    still, nightly = (evaluate(tmp_path / "data", asked, refreshed=one, **given) for one in (False, True))
+    assert "statistics:until_test" in still["signature"] and "statistics:every_night" in nightly["signature"]
+    assert still["rows"][0]["auc"] != nightly["rows"][0]["auc"] and still["rows"][1]["auc"] == nightly["rows"][1]["auc"]
+
+
 def test_processes_find_what_one_process_finds(tmp_path: Path) -> None:
     world.write(tmp_path / "data")
     asked = ["rates", "popularity"]
