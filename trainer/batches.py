@@ -6,13 +6,14 @@ same rows. Only a window of row numbers is held at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from contracts.schema import AD_ID, UNKNOWN, USER_ID
 from trainer.layers import Inputs
 from trainer.tables import Batch, Tables
 
@@ -79,3 +80,21 @@ def with_negatives(tables: Tables, batch: Batch, negatives: int, rng: np.random.
     label = torch.cat([batch.label, torch.zeros(drawn.size)])
     tiled = {name: getattr(batch, name).repeat(1 + negatives) for name in ("user_row", "time")}
     return replace(batch, inputs=inputs, label=label, ad_row=torch.from_numpy(ad_row), **tiled)
+
+
+def with_strangers(tables: Tables, batch: Batch, share: float, rng: np.random.Generator) -> Batch:
+    """A `share` of the rows has its user taken for a stranger, and another its ad: an id is learned by heart within one pass
+    where it has few rows, and what is served to strangers and new ads is learned beside it. The rest of a row stays."""
+    codes = {name: getattr(batch.inputs, f"{name}_codes").clone() for name in ("user", "ad")}
+    for name, key in (("user", USER_ID), ("ad", AD_ID)):
+        column = next(one.start for one in tables.schema.block(name).fields if one.name == key)  # type: ignore[arg-type]
+        codes[name][torch.from_numpy(rng.random(len(codes[name])) < share), column] = UNKNOWN
+    return replace(batch, inputs=batch.inputs._replace(user_codes=codes["user"], ad_codes=codes["ad"]))
+
+
+def joined(parts: Sequence[Batch]) -> Batch:
+    """The rows of all parts, one part after the other."""
+    blocks = zip(*(one.inputs for one in parts), strict=True)
+    inputs = Inputs(*(None if found[0] is None else torch.cat(found) for found in blocks))  # type: ignore[arg-type]
+    rest = {name: torch.cat([getattr(one, name) for one in parts]) for name in ("label", "user_row", "ad_row", "time")}
+    return Batch(inputs, **rest)

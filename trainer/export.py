@@ -49,7 +49,7 @@ def export_tower(model: TwoTower, schema: FeatureSchema, side: BlockName, domain
     """One domain's user or ad tower: (B, I) codes and (B, N) dense -> `embedding` (B, E) float32."""
     names = block_inputs(schema, side)
     _export(
-        _Tower(_narrowed(model, schema, side), schema, side, domain), _example(schema, names, model), names, "embedding", path
+        _Tower(_narrowed(model, side), schema, side, domain), _example(schema, names, model), names, "embedding", path
     )
 
 
@@ -122,13 +122,13 @@ class _Tower(nn.Module):
         return tower(codes, dense, self._domain)
 
 
-def _narrowed(model: TwoTower, schema: FeatureSchema, side: BlockName) -> TwoTower:
+def _narrowed(model: TwoTower, side: BlockName) -> TwoTower:
     """The model with the tables of one side alone: a tower's file holds no embedding that the tower does not read."""
     embedding = getattr(model, "embedding", None)
     if not isinstance(embedding, FieldEmbedding):
         return model
     narrow = copy.copy(model)
-    narrow._modules = {**model._modules, "embedding": embedding.narrowed(schema, side)}
+    narrow._modules = {**model._modules, "embedding": embedding.narrowed(side)}
     return narrow
 
 
@@ -189,7 +189,7 @@ def _export(module: _Tower | _Ranker | _Encoder, feeds: Arrays, dynamic: Sequenc
         warnings.simplefilter("ignore")  # about constants that are meant to be constants, and about the exporter's age
         torch.onnx.export(
             module.cpu().eval(), example, buffer, input_names=module.names, output_names=[_OUTPUT],
-            dynamic_axes={name: {0: "rows"} for name in dynamic}, opset_version=OPSET, dynamo=False,
+            dynamic_axes={name: {0: "rows"} for name in dynamic}, opset_version=OPSET, dynamo=False, autograd_inlining=False,
         )  # fmt: skip
     model = _stripped(onnx.load_from_string(buffer.getvalue()))
     _rename(model.graph, {output: f"{output}_inside", _OUTPUT: output})

@@ -19,16 +19,17 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainer.batches import epoch_rows, with_negatives
+from trainer.batches import epoch_rows, joined, with_negatives, with_strangers
 from trainer.checkpoint import WEIGHTS, Checkpoints, Position, load_weights, save_weights
 from trainer.layers import Ranker
 from trainer.progress import progress
 from trainer.sampling import Sampler
 from trainer.scoring import mean_auc, mean_recall
 from trainer.self_training import percent_of, pseudo_positives
-from trainer.tables import Tables
+from trainer.tables import Batch, Tables
 from trainer.tabulate import SPLITS
 from trainer.two_tower import Retriever, TwoTower
 
@@ -41,8 +42,9 @@ _CATCH_UP = 1_000_000  # an epoch number no fit reaches: catch_up draws its own 
 class FitSettings:
     """batch_rows: rows (positives, for retrievers and positives-only data) a step; patience: epochs without a better
     validation metric before stopping; negatives: sampled ads per positive (rankers on positives-only data), or uniform ads a
-    step (retrievers); chance: the validation metric of knowing nothing; self_training_*: percent of pseudo-positives in
-    epoch 1 and its growth per epoch, 0 = none."""
+    step (retrievers); id_dropout: share of a ranker's rows whose user, and of those whose ad, is taken for unknown; chance: the
+    validation metric of knowing nothing; self_training_*: percent of pseudo-positives in epoch 1 and its growth per epoch,
+    0 = none."""
 
     epochs: int = 10
     batch_rows: int = 1024
@@ -50,6 +52,7 @@ class FitSettings:
     patience: int = 2
     negatives: int = 4
     chance: float = 0.0
+    id_dropout: float = 0.0
     self_training_percent: float = 0.0
     self_training_step: float = 0.0
     seed: int = 0
@@ -115,15 +118,14 @@ def fit_retriever(model: Retriever, tables: Tables, settings: FitSettings, direc
 
 
 def catch_up(model: Ranker | Retriever, tables: Tables, split: str, settings: FitSettings, directory: Path) -> None:
-    """One pass over a held-out split, so that the model that is published has seen the last days. Rewrites the weights. Of the
-    models fitted in one call, retrievers are fitted again, on everything up to that split; rankers stay as they are."""
+    """One pass over a held-out split, so that the model that is published has seen the last days. Rewrites the weights. Models
+    fitted in one call are fitted again, on everything up to that split."""
     if tables.split_size(split) == 0:
         return
     tables = tables.at(split)
     everything = cast(Tables, _AsTraining(tables, SPLITS[: SPLITS.index(split) + 1]))
     if hasattr(model, "fit_whole"):
-        if isinstance(model, Retriever):
-            _whole(model, everything, settings, directory)
+        _whole(model, everything, settings, directory)
         return
     torch.manual_seed(settings.seed * _CATCH_UP + _CATCH_UP)
     model = cast(Ranker | TwoTower, model)
@@ -217,6 +219,8 @@ def _ranker_losses(model: Ranker, tables: Tables, split: str, settings: FitSetti
         batch = tables.batch(split, rows)
         if tables.positives_only:
             batch = with_negatives(tables, batch, settings.negatives, rng)
+        if settings.id_dropout:
+            batch = with_strangers(tables, batch, settings.id_dropout, rng)
         yield model.training_loss(batch.to(device())), len(rows)
 
 
@@ -256,6 +260,22 @@ class _AsTraining:
     def __getattr__(self, name: str) -> object:
         return getattr(self._tables, name)
 
+    def split_size(self, split: str) -> int:
+        return sum(self._tables.split_size(one) for one in self._made_of(split))
+
     def column(self, split: str, name: str) -> object:
-        parts = [self._tables.column(one, name) for one in (self._splits if split == "train" else (split,))]
+        parts = [self._tables.column(one, name) for one in self._made_of(split)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def batch(self, split: str, indices: NDArray[np.int64]) -> Batch:
+        """indices: rising."""
+        parts, start = [], 0
+        for one in self._made_of(split):
+            stop = start + self._tables.split_size(one)
+            first, last = np.searchsorted(indices, [start, stop])
+            parts.append(self._tables.batch(one, indices[first:last] - start))
+            start = stop
+        return joined(parts)
+
+    def _made_of(self, split: str) -> Sequence[str]:
+        return self._splits if split == "train" else (split,)

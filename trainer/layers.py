@@ -64,6 +64,7 @@ class FieldEmbedding(nn.Module):
         per_domain: bool = False,
     ) -> None:
         super().__init__()
+        self.schema = schema
         self.dim = dim
         self.per_domain = per_domain
         self.block_names = tuple(blocks)
@@ -97,10 +98,10 @@ class FieldEmbedding(nn.Module):
         """tokens_RFE of one block alone, as a retrieval tower reads them."""
         return self._tokens(name, codes_RI, dense_RN, torch.zeros(1, dtype=torch.int64, device=codes_RI.device))
 
-    def narrowed(self, schema: FeatureSchema, name: BlockName) -> FieldEmbedding:
+    def narrowed(self, name: BlockName) -> FieldEmbedding:
         """A copy that holds only the tables one block reads, as a tower of that block needs them."""
-        narrow = FieldEmbedding(schema, self.dim, blocks=(name,))
-        sizes = {field.table: field.cardinality for field in schema.block(name).fields if field.matrix == "codes"}
+        narrow = FieldEmbedding(self.schema, self.dim, blocks=(name,))
+        sizes = {field.table: field.cardinality for field in self.schema.block(name).fields if field.matrix == "codes"}
         with torch.no_grad():
             for table, first in narrow._offsets.items():
                 own = slice(self._offsets[table], self._offsets[table] + sizes[table])

@@ -10,6 +10,7 @@ import tables_world as world
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from contracts.schema import UNKNOWN
 from trainer import batches
 from trainer.tables import Tables
 
@@ -71,3 +72,16 @@ def test_negatives_are_eligible_ads_for_the_same_user_and_moment(tmp_path: Path)
         assert set(drawn) == set(tables.eligible(number).tolist())  # every one, given enough draws, and no other
     codes, _ = tables.ad_block(wide.ad_row.numpy(), wide.inputs.domain.numpy())
     assert (wide.inputs.ad_codes.numpy() == codes).all()
+
+
+def test_a_share_of_users_and_of_ads_is_taken_for_unknown_and_nothing_else_changes(tables: Tables) -> None:
+    batch = tables.batch("train", np.arange(1_000))
+    found = batches.with_strangers(tables, batch, 0.4, np.random.default_rng(0))
+    for name, key in (("user", "user_id"), ("ad", "ad_id")):
+        before, after = batch.inputs.block(name)[0].numpy(), found.inputs.block(name)[0].numpy()  # type: ignore[arg-type]
+        column = next(one.start for one in tables.schema.block(name).fields if one.name == key)  # type: ignore[arg-type]
+        changed = before != after
+        assert changed.any(axis=0).nonzero()[0].tolist() == [column]
+        assert 0.35 < changed[:, column].mean() < 0.45
+        assert set(after[changed[:, column], column]) == {UNKNOWN}
+    assert (found.label == batch.label).all() and (found.user_row == batch.user_row).all()

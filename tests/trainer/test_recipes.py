@@ -60,7 +60,7 @@ def test_who_remembers_is_told_what_to_remember() -> None:
         ("adi+shared_dn", "unknown ranker 'shared_dn'", "shared_dnn"),
         ("shared_dnn+adi", "unknown retriever 'shared_dnn'", ""),
         ("dsfm:no_hiden_attn", "dsfm has no variant 'no_hiden_attn'", "no_hidden_attn"),
-        ("popularity:lt", "popularity has no variant 'lt'", "no_statistics"),
+        ("popularity:lt", "popularity has no variant 'lt'", "none"),
         ("", "unknown retriever ''", "known:"),
         ("adi+", "unknown ranker ''", "known:"),
     ],
