@@ -58,7 +58,7 @@ def train_ranker(
     sensitive: list[str] = []
     if plan.selection is not None:
         base = base or directory / "base"
-        with exclusive(base.with_name(f"{base.name}.lock")):  # processes that share it train it once
+        with exclusive(base / "lock"):  # processes that share it train it once
             sensitive = _sensitive(plan, tables, seed, directory, base)
     torch.manual_seed(seed)
     model = plan.build(tables.schema, plan.config, sensitive)
