@@ -63,10 +63,11 @@ class Rates(Ranker):
         size = {"domain": len(self.domain_D), "user": len(self.user_U), "ad": self.ad_DA.numel()}
         clicks = {name: np.zeros(n) for name, n in size.items()}
         shown = {name: np.zeros(n) for name, n in size.items()}
+        columns = {name: tables.column("train", name) for name in ("domain", "user_row", "ad_row", "label")}
         for start in range(0, tables.split_size("train"), _CHUNK_ROWS):
             part = slice(start, start + _CHUNK_ROWS)
-            rows = {name: np.asarray(tables.column("train", name)[part], np.int64) for name in ("domain", "user_row", "ad_row")}
-            label = tables.column("train", "label")[part]
+            rows = {name: np.asarray(columns[name][part], np.int64) for name in ("domain", "user_row", "ad_row")}
+            label = columns["label"][part]
             user = tables.user_block(rows["user_row"], rows["domain"])[0][:, self.columns[0]]
             ad = tables.ad_block(rows["ad_row"], rows["domain"])[0][:, self.columns[1]]
             for name, at in (("domain", rows["domain"]), ("user", user), ("ad", rows["domain"] * self.ad_DA.shape[1] + ad)):
