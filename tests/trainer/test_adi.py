@@ -23,6 +23,7 @@ SMALL = ADIConfig(width=16, expert_widths=(32, 32), forward_widths=(32,), temper
 def trained(world: World, config: ADIConfig, epochs: int, seed: int = 0) -> ADI:
     torch.manual_seed(seed)
     model = ADI(world.schema, config)
+    model.prepare(world)
     sampler = Sampler(world, batch_size=96, uniform=64, seed=seed)
     optimizer = torch.optim.Adam(model.parameter_groups(1.5e-2))
     for epoch in range(epochs):
@@ -44,6 +45,7 @@ def untrained(history: bool = True, **changes: object) -> tuple[World, ADI]:
         if isinstance(module, nn.BatchNorm1d):
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2.0)
+    model.extend(world)
     return world, model.eval()
 
 
@@ -176,7 +178,7 @@ def test_fusions_follow_their_equations() -> None:
 
 
 def test_normalised_score_is_the_cosine_over_the_temperature_plus_the_bias() -> None:
-    world, model = untrained(normalised=True, temperature=0.1)
+    world, model = untrained(normalised=True, temperature=0.1, graph=None)
     user = model.user_embedding(*blocks(world.user_block(np.arange(4), 1)), 1)
     ad = model.ad_embedding(*blocks(world.ad_block(np.arange(4), 1)), 1)
     torch.testing.assert_close(user[:, :-1].norm(dim=1), torch.full((4,), 10.0))
