@@ -25,7 +25,7 @@ from deploy.retention import retire
 from deploy.steps import Steps
 from trainer.datasets.canonical import Dataset
 from trainer.datasets.check import check
-from trainer.recipes import recipe as recipe_of
+from trainer.recipes import servable_recipe
 from trainer.tables import Tables
 
 DEFAULT_RECIPE = "adi+dsfm_dfei"
@@ -54,11 +54,10 @@ def nightly(
     say: Callable[[str], None] = print,
 ) -> Night:
     """Rebuild `recipes` (by default the live ones, on the very first night DEFAULT_RECIPE) from the logs in `data` and from
-    what the gateway logged. Raises BadInput for an unknown recipe or unusable data before any work; a recipe whose gates
-    fail is in `failed`."""
+    what the gateway logged. Raises BadInput for an unknown or unservable recipe or unusable data before any work; a recipe
+    whose gates fail is in `failed`."""
     for name in recipes:
-        if recipe_of(name).retriever is None:
-            raise BadInput(f"recipe {name!r} ranks but retrieves nothing", f"build adi+{name}")
+        servable_recipe(name)
     check(data).raise_if_bad()
     with _only_one(home), redis.Redis.from_url(redis_url) as client:
         steps = Steps(home / "work", say)

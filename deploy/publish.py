@@ -99,8 +99,8 @@ class Publisher:
         tables, model = self._served, ranker.model if ranker else None
 
         def graphs(path: Path) -> None:
-            bundle_files.export_graphs(tables, retriever.model, model, path / "bundle")
-            differences = bundle_files.agreement_of(tables, retriever.model, model, path / "bundle", self._seed)
+            bundle_files.export_graphs(tables, retriever.towers, model, path / "bundle")
+            differences = bundle_files.agreement_of(tables, retriever.towers, model, path / "bundle", self._seed)
             write_json(path / "agreement.json", differences)
             self._require(gates.agreement(differences))
 
@@ -159,7 +159,7 @@ class Publisher:
             domains=[DomainEntry(**one) for one in built["domains"]],
             retriever=RetrieverEntry(
                 name=retriever.name,
-                dimension=retriever.model.dimension,
+                dimension=retriever.towers.dimension,
                 user_inputs=block_inputs(schema, "user"),
                 ad_inputs=block_inputs(schema, "ad"),
             ),

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from contracts.schema import FeatureSchema
 from trainer.fit import FitSettings
 from trainer.layers import Ranker
-from trainer.two_tower import TwoTower
+from trainer.two_tower import Retriever
 
 Variants = Mapping[str, Mapping[str, Any] | Callable[[Any], Any]]  # changed fields, or base config -> config
 Selection = Literal["top", "last", "all"]
@@ -34,11 +34,12 @@ class RankerPlan:
 
 @dataclass(frozen=True)
 class RetrieverPlan:
-    """schedule: how it is trained, where that is part of its configuration."""
+    """schedule: how it is trained, where that is part of its configuration; servable: a TwoTower, which a bundle can hold."""
 
     name: str
     config: Any
-    build: Callable[[FeatureSchema, Any], TwoTower]
+    build: Callable[[FeatureSchema, Any], Retriever]
     settings: FitSettings = field(default_factory=FitSettings)
     schedule: Callable[[Any], FitSettings] | None = None
+    servable: bool = True
     variants: Variants = field(default_factory=dict)

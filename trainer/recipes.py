@@ -43,6 +43,20 @@ def recipe(name: str) -> Recipe:
     return Recipe(name, first, None)
 
 
+def servable_recipe(name: str) -> Recipe:
+    """As `recipe`, of one that a bundle can hold: its retriever is a pair of towers. Raises BadInput where it is not."""
+    parsed = recipe(name)
+    if parsed.retriever is None:
+        raise BadInput(f"recipe {name!r} ranks but retrieves nothing", f"build adi+{name}")
+    if not retriever_plan(parsed.retriever).servable:
+        towers = ", ".join(one for one, plan in RETRIEVERS.items() if plan.servable)
+        raise BadInput(
+            f"recipe {name!r} cannot be served: {parsed.retriever} compares whole histories, which no index holds",
+            f"these can be: {towers}; `mdrec evaluate` measures all",
+        )
+    return parsed
+
+
 def ranker_plan(name: str) -> RankerPlan:
     plan = _look_up(name, RANKERS, "ranker")
     varied: RankerPlan = replace(plan, name=name, config=_vary(name, plan.config, {**plan.variants, _NO_STATISTICS: {}}))

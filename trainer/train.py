@@ -21,7 +21,7 @@ from trainer.layers import Ranker
 from trainer.plans import RankerPlan, RetrieverPlan
 from trainer.recipes import ranker_plan, retriever_plan
 from trainer.tables import Tables
-from trainer.two_tower import TwoTower
+from trainer.two_tower import Retriever, TwoTower
 
 _BASE = "shared_dnn:no_statistics"  # what is counted by domain differs by domain: it tells of traffic, not of tastes
 _SENSITIVE = "sensitive.json"
@@ -43,9 +43,16 @@ class TrainedRanker:
 @dataclass(frozen=True)
 class TrainedRetriever:
     name: str
-    model: TwoTower
+    model: Retriever
     report: FitReport
     settings: FitSettings
+
+    @property
+    def towers(self) -> TwoTower:
+        """The model of a servable recipe (trainer/recipes.py)."""
+        if not isinstance(self.model, TwoTower):
+            raise TypeError(f"{self.name} is no pair of towers")
+        return self.model
 
 
 def train_ranker(
