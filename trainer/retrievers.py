@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from trainer import adi
-from trainer.baselines import popularity
+from trainer.baselines import als, lightgcn, popularity
 from trainer.fit import FitSettings
 from trainer.plans import RetrieverPlan
 
@@ -22,6 +22,16 @@ def _adi_schedule(config: adi.ADIConfig) -> FitSettings:
     )
 
 
+def _schedule(config: lightgcn.LightGCNConfig) -> FitSettings:
+    return FitSettings(
+        epochs=config.epochs,
+        batch_rows=config.batch_size,
+        learning_rate=config.learning_rate,
+        negatives=config.uniform_negatives,
+        patience=2,
+    )
+
+
 RETRIEVERS: dict[str, RetrieverPlan] = {
     plan.name: plan
     for plan in (
@@ -29,6 +39,8 @@ RETRIEVERS: dict[str, RetrieverPlan] = {
         RetrieverPlan(
             "adi_max", replace(adi.ADIConfig(), shared_experts=3), adi.ADI, schedule=_adi_schedule, variants=adi.VARIANTS
         ),
+        RetrieverPlan("lightgcn", lightgcn.LightGCNConfig(), lightgcn.LightGCN, schedule=_schedule, variants=lightgcn.VARIANTS),
+        RetrieverPlan("als", als.ALSConfig(), als.ALS, variants=als.VARIANTS),
         RetrieverPlan("popularity", popularity.PopularityConfig(), popularity.Popularity, variants=popularity.VARIANTS),
     )
 }
