@@ -48,9 +48,7 @@ def ranker_inputs(schema: FeatureSchema, model: Ranker, vectors: bool = True) ->
 def export_tower(model: TwoTower, schema: FeatureSchema, side: BlockName, domain: int, path: Path) -> None:
     """One domain's user or ad tower: (B, I) codes and (B, N) dense -> `embedding` (B, E) float32."""
     names = block_inputs(schema, side)
-    _export(
-        _Tower(_narrowed(model, side), schema, side, domain), _example(schema, names, model), names, "embedding", path
-    )
+    _export(_Tower(_narrowed(model, side), schema, side, domain), _example(schema, names, model), names, "embedding", path)
 
 
 def export_ranker(model: Ranker, schema: FeatureSchema, path: Path) -> None:

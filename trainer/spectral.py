@@ -14,12 +14,14 @@ Shapes: B rows, L history length, A ad codes, K columns of the pooled rows, J of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse.linalg import svds
+from scipy.linalg import eigh
+from scipy.sparse.linalg import ArpackError, svds
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -34,6 +36,7 @@ _DEGREE_POWER = 0.4  # a
 _SPECTRUM_POWER = 2.0  # p
 _NOTHING = 1e-4  # of the typical row's norm: shorter ones are rounding
 _SEED = 20_220_628
+_WHOLE_ADS = 2_048  # up to here a dense decomposition takes 2 s at most
 
 
 @dataclass(frozen=True)
@@ -114,15 +117,30 @@ def ad_rows(taken_UA: sparse.csr_array, width: int) -> NDArray[np.float32]:
     taken = taken_UA[user][:, ad]
     of_user, of_ad = (np.asarray(taken.sum(axis=axis)) ** -_DEGREE_POWER for axis in (1, 0))
     scaled = sparse.diags_array(of_user) @ taken @ sparse.diags_array(of_ad)
-    if width < min(scaled.shape) // 2:
-        start = np.random.default_rng(_SEED).standard_normal(min(scaled.shape)).astype(np.float32)
-        _, spectrum, right = svds(scaled.astype(np.float32), k=width, v0=start, return_singular_vectors="vh")
-    else:
-        _, spectrum, right = np.linalg.svd(scaled.toarray(), full_matrices=False)
+    spectrum, right = _leading(scaled, width)
     kept = np.argsort(-spectrum)[:width]
     found = of_ad[:, None] * right[kept].T * spectrum[kept] ** _SPECTRUM_POWER
     rows_AK[ad, : len(kept)] = found / np.sqrt(np.square(found).sum(axis=1).mean())
     return rows_AK
+
+
+def _leading(matrix_UA: sparse.csr_array, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The leading singular values and the right vectors, a row each. Small graphs by the whole eigendecomposition: their
+    spectrum has runs of equal values (ads of one user each), where Lanczos may stop with an error (seen once on the demo's)."""
+    ads = matrix_UA.shape[1]
+    if ads <= _WHOLE_ADS:
+        squares, right_AK = eigh((matrix_UA.T @ matrix_UA).toarray(), subset_by_index=[max(0, ads - width), ads - 1])
+        return np.sqrt(np.maximum(squares, 0.0)), right_AK.T
+    if width >= min(matrix_UA.shape) // 2:  # few users: Lanczos wants more columns than asked for
+        _, spectrum, right = np.linalg.svd(matrix_UA.toarray(), full_matrices=False)
+        return spectrum, right
+    start = np.random.default_rng(_SEED).standard_normal(min(matrix_UA.shape))
+    asked: dict[str, Any] = {"k": width, "v0": start, "return_singular_vectors": "vh"}
+    try:
+        _, spectrum, right = svds(matrix_UA, **asked)
+    except ArpackError:  # a run of equal values around the last one asked for: a larger basis tells them apart
+        _, spectrum, right = svds(matrix_UA, ncv=min(4 * width, min(matrix_UA.shape)), **asked)
+    return spectrum, right
 
 
 def _sum(rows_AK: Tensor, history_BL: Tensor) -> Tensor:

@@ -24,7 +24,15 @@ def test_every_known_name_can_be_asked_for() -> None:
         if ":" in name:
             base = recipes.ranker_plan if found.ranker else recipes.retriever_plan
             same = plan.config == base(name.partition(":")[0]).config
-            assert not same or name.partition(":")[2] in {"no_statistics", "se", "concat", "normalised", "experts_1", "experts_3", "adi_max"}
+            assert not same or name.partition(":")[2] in {
+                "no_statistics",
+                "se",
+                "concat",
+                "normalised",
+                "experts_1",
+                "experts_3",
+                "adi_max",
+            }
 
 
 @pytest.mark.parametrize("model", ABLATIONS)

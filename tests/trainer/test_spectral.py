@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from retrieval_world import ADS, USERS, World, blocks
 from scipy import sparse
+from scipy.sparse.linalg import ArpackError
 
 from contracts.schema import FIRST, PAD, UNKNOWN
-from trainer import export
+from trainer import export, spectral
 from trainer.adi import ADI, ADIConfig
 from trainer.graph import interactions
 from trainer.spectral import GraphConfig, GraphPart, ad_rows, history_columns
@@ -32,8 +34,11 @@ def fitted(config: GraphConfig = SMALL, withheld: float = 0.3) -> tuple[World, G
     return world, part
 
 
-@pytest.mark.parametrize("width", [6, 30])  # Lanczos, and dense where the graph is small
-def test_users_summed_from_their_ads_stand_where_the_decomposition_has_them(width: int) -> None:
+@pytest.mark.parametrize(("width", "whole_ads"), [(6, 100), (30, 100), (6, 0), (30, 0)])  # dense, dense, Lanczos, dense
+def test_users_summed_from_their_ads_stand_where_the_decomposition_has_them(
+    width: int, whole_ads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spectral, "_WHOLE_ADS", whole_ads)
     taken_UA = random_graph()
     of_user, of_ad = (np.maximum(taken_UA.sum(axis=axis), 1.0) ** -0.4 for axis in (1, 0))
     scaled = of_user[:, None] * taken_UA.toarray() * of_ad
@@ -49,6 +54,22 @@ def test_rows_are_the_same_for_the_same_graph_and_zero_for_what_nobody_took() ->
     rows = ad_rows(random_graph(), 6)
     np.testing.assert_array_equal(rows, ad_rows(random_graph(), 6))
     assert not rows[5].any() and np.square(rows[np.arange(40) != 5]).sum(1).mean() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_where_lanczos_gives_up_a_larger_basis_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+
+    def svds(matrix: sparse.csr_array, **settings: Any) -> Any:
+        asked.append(settings.get("ncv"))
+        if len(asked) == 1:
+            raise ArpackError(3)
+        return sparse.linalg.svds(matrix, **settings)
+
+    monkeypatch.setattr(spectral, "_WHOLE_ADS", 0)
+    want = ad_rows(random_graph(), 6)
+    monkeypatch.setattr(spectral, "svds", svds)
+    np.testing.assert_allclose(want @ want.T, (got := ad_rows(random_graph(), 6)) @ got.T, atol=1e-4)
+    assert asked == [None, 24]
 
 
 def test_a_graph_of_less_rank_than_columns_leaves_them_zero() -> None:

@@ -99,7 +99,7 @@ def test_whoever_was_never_seen_is_missing(log: dict[str, pl.DataFrame], tmp_pat
     stranger = pl.DataFrame({"uid": [999], "age": [30.0], "city": ["c1"], "seen": [[]]}, schema=log["users"].schema)
     tables = built(tmp_path, log | {"users": pl.concat([log["users"], stranger])})
     row = tables.users.find(["999"])
-    user_codes, _, domain_codes, _ = tables.user_sides(row)
+    user_codes, _, _, _ = tables.user_sides(row)
     fields = tables.schema.block("user").fields
     own = [one.start for one in fields if one.side == "user" and one.name.startswith("user_id ")]
     city = [one.start for one in fields if one.side == "user" and one.name.startswith("city ")]
