@@ -16,6 +16,7 @@ import numpy as np
 from contracts.files import load_array, save_array
 from contracts.schema import AD_ID, FIRST, USER_ID, FeatureSchema, FeatureSpec, Numeric, Side
 from trainer.freeze import numeric
+from trainer.sequence_statistics import of_ads, of_users, sequence_specs, sequences
 from trainer.statistics import FOLDS, PAIR, Array, Counted, Owner, Statistics, by_day, local_days, statistics_specs
 
 SIDES: tuple[Side, ...] = ("user", "user_domain", "ad", "ad_domain")
@@ -42,16 +43,18 @@ def write_statistics(directory: Path, schema: FeatureSchema, splits: Sequence[st
     """Counts, freezes and writes; returns the schema with the new features. timezone: None without timestamps. Reads the log
     twice: once for the bins of the training rows, once to write."""
     events = {split: _read(directory / split, timezone) for split in splits}
-    specs = statistics_specs(schema.features, timezone is not None)
-    numerics = _freeze(_by_side(specs), _training_sample(directory, schema, events[splits[0]]))
+    specs = (*statistics_specs(schema.features, timezone is not None), *sequence_specs(schema.features))
+    fixed = _fixed(directory, schema)
+    numerics = _freeze(_by_side(specs), _training_sample(directory, schema, events[splits[0]], fixed))
     statistics = _empty(directory, schema)
     for number, split in enumerate(splits):
         target = directory / split / "statistics.npy"
         rows = np.zeros((len(events[split].label), len(specs)), dtype=np.uint8)
-        for part, values in _parts(statistics, events[split], folded=number == 0):
+        for part, values in _parts(statistics, events[split], number == 0, fixed):
             rows[part] = np.concatenate([_binned(values[side], numerics[side]) for side in SIDES], axis=1)
         save_array(target, rows)
-        _save_state(directory / f"statistics_{split}", schema, statistics, numerics, _tomorrow(events, splits[: number + 1]))
+        day = _tomorrow(events, splits[: number + 1])
+        _save_state(directory / f"statistics_{split}", schema, statistics, numerics, day, fixed)
     named = {one.name: found for side in SIDES for one, found in zip(_by_side(specs)[side], numerics[side], strict=True)}
     return replace(
         schema,
@@ -86,8 +89,26 @@ def _counted(directory: Path, schema: FeatureSchema) -> list[Counted]:
     return found
 
 
-def _parts(statistics: Statistics, events: _Events, folded: bool) -> Iterator[Part]:
+def _fixed(directory: Path, schema: FeatureSchema) -> dict[Owner, Array]:
+    """What does not change with the log: (E, M) raw values of every user and ad."""
+    user_codes, ad_codes = (load_array(directory / f"{one}_codes.npy") for one in ("user", "ad"))
+    named = sequences(schema.features)
+    if not named:
+        return {"user": np.zeros((len(user_codes), 0)), "ad": np.zeros((len(ad_codes), 0))}
+    fields = {one.name: one for block in ("user", "ad") for one in schema.block(block).fields}
+    own = [fields[one] for one in named]
+    return {"user": of_users(user_codes, own), "ad": of_ads(user_codes, own, ad_codes[:, fields[AD_ID].start])}
+
+
+def _parts(statistics: Statistics, events: _Events, folded: bool, fixed: dict[Owner, Array]) -> Iterator[Part]:
     """Every row of a split with what it may know; then the split is counted in."""
+    for rows, values in _counted_parts(statistics, events, folded):
+        for owner, entity_N in (("user", events.user[rows]), ("ad", events.ad[rows])):
+            values[owner] = np.concatenate([values[owner], fixed[owner][entity_N]], axis=1)  # type: ignore[index]
+        yield rows, values
+
+
+def _counted_parts(statistics: Statistics, events: _Events, folded: bool) -> Iterator[Part]:
     if events.day is not None:
         for day, rows in by_day(events.day):
             yield from _chunked(statistics, events, rows, day)
@@ -112,10 +133,12 @@ def _chunked(statistics: Statistics, events: _Events, rows: Array, day: int | No
         yield part, statistics.rows(one.user, one.ad, one.domain.astype(np.int64), day)
 
 
-def _training_sample(directory: Path, schema: FeatureSchema, train: _Events) -> dict[Side, Array]:
+def _training_sample(
+    directory: Path, schema: FeatureSchema, train: _Events, fixed: dict[Owner, Array]
+) -> dict[Side, Array]:
     kept: dict[Side, list[Array]] = {side: [] for side in SIDES}
     step = max(1, len(train.label) // _SAMPLE_ROWS)
-    for rows, values in _parts(_empty(directory, schema), train, folded=True):
+    for rows, values in _parts(_empty(directory, schema), train, True, fixed):
         for side in SIDES:
             kept[side].append(values[side][rows % step == 0])
     return {side: np.concatenate(parts) for side, parts in kept.items()}
@@ -141,12 +164,18 @@ def _tomorrow(events: dict[str, _Events], splits: Sequence[str]) -> int | None:
 
 
 def _save_state(
-    folder: Path, schema: FeatureSchema, statistics: Statistics, numerics: dict[Side, list[Numeric]], day: int | None
+    folder: Path,
+    schema: FeatureSchema,
+    statistics: Statistics,
+    numerics: dict[Side, list[Numeric]],
+    day: int | None,
+    fixed: dict[Owner, Array],
 ) -> None:
     domains = range(len(schema.domains))
     for owner, axis in (("user", 1), ("ad", 0)):
         side: Owner = owner  # type: ignore[assignment]
         pair = PAIR[side]
-        save_array(folder / f"{side}.npy", _binned(statistics.state(side, day), numerics[side]))
+        known = np.concatenate([statistics.state(side, day), fixed[side]], axis=1)
+        save_array(folder / f"{side}.npy", _binned(known, numerics[side]))
         inside = [_binned(statistics.state_in(side, one, day), numerics[pair]) for one in domains]
         save_array(folder / f"{pair}.npy", np.stack(inside, axis=axis))
