@@ -5,7 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 
 from trainer import dfei, dsfm, dsfm_dfei
-from trainer.baselines import adasparse, apg, dcnv2, lightgbm, pepnet, rates, separate_dnn, shared_dnn, star
+from trainer.baselines import (
+    adasparse,
+    aitm,
+    apg,
+    dcnv2,
+    hinet,
+    hmoe,
+    lightgbm,
+    mmoe,
+    pepnet,
+    ple,
+    rates,
+    separate_dnn,
+    shared_bottom,
+    shared_dnn,
+    star,
+)
+from trainer.baselines.experts import ExpertsConfig
 from trainer.fit import FitSettings
 from trainer.plans import RankerPlan
 
@@ -36,6 +53,12 @@ RANKERS: dict[str, RankerPlan] = {
             replace(_RANKING, id_dropout=0.0),
             variants=separate_dnn.VARIANTS,
         ),
+        RankerPlan("shared_bottom", ExpertsConfig(), shared_bottom.SharedBottom, _RANKING, variants=shared_bottom.VARIANTS),
+        RankerPlan("mmoe", ExpertsConfig(), mmoe.MMoE, _RANKING, variants=mmoe.VARIANTS),
+        RankerPlan("ple", ExpertsConfig(), ple.PLE, _RANKING, variants=ple.VARIANTS),
+        RankerPlan("hinet", hinet.HiNetConfig(), hinet.HiNet, _RANKING, variants=hinet.VARIANTS),
+        RankerPlan("aitm", ExpertsConfig(), aitm.AITM, _RANKING, variants=aitm.VARIANTS),
+        RankerPlan("hmoe", ExpertsConfig(), hmoe.HMoE, _RANKING, variants=hmoe.VARIANTS),
         RankerPlan("star", star.STARConfig(), star.STAR, _RANKING, variants=star.VARIANTS),
         RankerPlan("pepnet", pepnet.PEPNetConfig(), pepnet.PEPNet, _RANKING, variants=pepnet.VARIANTS),
         RankerPlan("adasparse", adasparse.AdaSparseConfig(), adasparse.AdaSparse, _RANKING, variants=adasparse.VARIANTS),

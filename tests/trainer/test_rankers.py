@@ -13,7 +13,23 @@ from torch import Tensor
 
 from contracts.errors import BadInput
 from trainer import dfei, dsfm, dsfm_dfei
-from trainer.baselines import adasparse, apg, dcnv2, lightgbm, pepnet, separate_dnn, shared_dnn, star
+from trainer.baselines import (
+    adasparse,
+    aitm,
+    apg,
+    dcnv2,
+    hinet,
+    hmoe,
+    lightgbm,
+    mmoe,
+    pepnet,
+    ple,
+    separate_dnn,
+    shared_bottom,
+    shared_dnn,
+    star,
+)
+from trainer.baselines.experts import ExpertsConfig
 from trainer.fit import FitSettings
 from trainer.layers import Inputs, Ranker
 from trainer.metrics import auc
@@ -21,6 +37,7 @@ from trainer.metrics import auc
 DOMAINS = 3
 SENSITIVE = ["style", "taste", "seen"]
 SMALL: dict[str, Any] = {"hidden": (16, 12), "dim": 8, "embedding_l2": 1e-4}
+NARROW: dict[str, Any] = {"bottom": (16,), "expert": (12,), "tower": (8,), "dim": 8, "embedding_l2": 1e-4, "dropout": 0.0}
 _FEATURES = dfei.DFEIConfig(hidden=(16, 12), dropout=(0.0, 0.0))
 _DNN = shared_dnn.SharedDNNConfig(**SMALL, dropout=0.0)
 MODELS: dict[str, tuple[Any, Any, dict[str, dict[str, Any]]]] = {
@@ -33,6 +50,12 @@ MODELS: dict[str, tuple[Any, Any, dict[str, dict[str, Any]]]] = {
         dsfm_dfei.DSFMDFEIConfig(**SMALL, dropout=0.0, features=_FEATURES),
         {"v_d_only": {"features": replace(_FEATURES, per_user=False)}},  # the others are those of dsfm
     ),
+    "shared_bottom": (shared_bottom.SharedBottom, ExpertsConfig(**NARROW), shared_bottom.VARIANTS),
+    "mmoe": (mmoe.MMoE, ExpertsConfig(**NARROW), mmoe.VARIANTS),
+    "ple": (ple.PLE, ExpertsConfig(**NARROW), ple.VARIANTS),
+    "hinet": (hinet.HiNet, hinet.HiNetConfig(**NARROW, own_expert=(8,)), hinet.VARIANTS),
+    "aitm": (aitm.AITM, ExpertsConfig(**NARROW), aitm.VARIANTS),
+    "hmoe": (hmoe.HMoE, ExpertsConfig(**NARROW), hmoe.VARIANTS),
     "star": (star.STAR, star.STARConfig(**SMALL, dropout=0.0, auxiliary=(8,)), star.VARIANTS),
     "pepnet": (pepnet.PEPNet, pepnet.PEPNetConfig(**SMALL, dropout=0.0, gate=8), pepnet.VARIANTS),
     "adasparse": (adasparse.AdaSparse, adasparse.AdaSparseConfig(**SMALL, dropout=0.0), adasparse.VARIANTS),
@@ -44,6 +67,7 @@ CALLERS = {"last_n", "all_features"}  # who builds the model feeds it other feat
 BUILT = [*MODELS, *(f"{name}:{one}" for name, (_, _, found) in MODELS.items() for one in found if one not in CALLERS)]
 # Every operator and every set of inputs is in one of these; the other variants leave parts out. shared_dnn: test_export.py.
 GRAPHS = ["separate_dnn", "dsfm", "dsfm:softmax_attn", "dfei", "dsfm_dfei", "dsfm_dfei:v_d_only"]
+GRAPHS += ["shared_bottom", "mmoe", "ple", "hinet", "aitm", "hmoe"]
 GRAPHS += ["star", "pepnet", "adasparse", "apg", "dcnv2", "lightgbm"]
 WITHOUT_GRADIENTS = {"lightgbm"}
 
@@ -256,14 +280,16 @@ def test_separate_domains_share_nothing() -> None:
         assert torch.equal(model(others), before)
 
 
-def test_a_hundred_domains_cost_what_their_rows_cost() -> None:
+@pytest.mark.parametrize("name", ["dfei", "shared_bottom", "mmoe", "aitm"])
+def test_a_hundred_domains_cost_what_their_rows_cost(name: str) -> None:
     """Each row runs through one tower: the multiplications of a mixed batch do not grow with the number of domains."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    cls, config, _ = MODELS[name]
     flops = []
     for domains in (2, 100):
         torch.manual_seed(0)
-        model = dfei.DFEI(schema(domains), MODELS["dfei"][1])
+        model = cls(schema(domains), config)
         data = batch(256, domains, seed=16)
         with FlopCounterMode(display=False) as counter:
             model.training_loss(data)
