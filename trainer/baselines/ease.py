@@ -2,7 +2,7 @@
 
     min over W with diag W = 0 of |X - X W|^2 + l2 |W|^2    ->    W = -P / diag P off the diagonal, P = (X'X + l2 I)^-1
 
-X (U, N): 1 where a user took the ad, in any domain. score(u, a) = sum over the ads h that u took of W[h, a] (equations 5 and 8).
+X (U, N): 1 where a user took the ad, in any domain. score(u, a) = sum over the ads h that u took of W[h, a].
 
 Shapes as in histories.py; N ads compared.
 """
@@ -23,13 +23,17 @@ from trainer.progress import progress
 from trainer.sampling import Entities
 from trainer.two_tower import Rows
 
-_STEP = 1e-6  # of ties: W of two ads that matter to each other is above a thousandth
+_STEP = 1e-6  # of ties; to first order W[h, a] is the users that both have over l2 + those of h: 1e-4 and more where any are
 
 
 @dataclass(frozen=True)
 class EASEConfig:
-    """ads: at most so many, the most taken, are compared. Fitting takes 12 bytes and 2 multiplications x ads times the square
-    of it: 12,000 take 1.7 GB and on one core about a minute. The others are ranked after them, by popularity."""
+    """l2: in users. XMarket's validation Recall@10 / @50 over the 6,000 most taken ads: .470 / .513 at 30, .472 / .518 at 100,
+    .468 / .519 at 300, .457 / .515 at 1,000; over all 10,903: .475 / .523 at 100, .471 / .524 at 300.
+
+    ads: at most so many, the most taken, are compared; the others stand with those that nothing speaks for. Fitting holds 12
+    bytes times its square (12,000: 1.7 GB) and takes its cube in time (10,903: 38 s on one core).
+    """
 
     l2: float = 100.0
     ads: int = 12_000
@@ -81,6 +85,7 @@ def regression(gram_NN: Tensor, l2: float) -> Tensor:
     """W of X'X, which is overwritten."""
     gram_NN.diagonal().add_(l2)
     inverse_NN = torch.cholesky_inverse(torch.linalg.cholesky(gram_NN, out=gram_NN))
+    inverse_NN = inverse_NN.mT.contiguous()  # symmetric, but column by column: every product would copy it first
     weights_NN = inverse_NN.div_(-inverse_NN.diagonal().clone())
     weights_NN.diagonal().zero_()
     return weights_NN
