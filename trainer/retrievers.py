@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from trainer import adi
-from trainer.baselines import als, lightgcn, popularity
+from trainer.baselines import als, ease, lightgcn, neighbours, popularity
 from trainer.fit import FitSettings
 from trainer.plans import RetrieverPlan
 
@@ -41,6 +41,10 @@ RETRIEVERS: dict[str, RetrieverPlan] = {
         ),
         RetrieverPlan("lightgcn", lightgcn.LightGCNConfig(), lightgcn.LightGCN, schedule=_schedule, variants=lightgcn.VARIANTS),
         RetrieverPlan("als", als.ALSConfig(), als.ALS, variants=als.VARIANTS),
+        RetrieverPlan("ease", ease.EASEConfig(), ease.EASE, servable=False),
+        RetrieverPlan("item_cf", neighbours.ItemCFConfig(), neighbours.ItemCF, servable=False),
+        RetrieverPlan("item_cf_pooled", neighbours.ItemCFConfig(pooled=True), neighbours.ItemCF, servable=False),
+        RetrieverPlan("user_cf", neighbours.UserCFConfig(), neighbours.UserCF, servable=False),
         RetrieverPlan("popularity", popularity.PopularityConfig(), popularity.Popularity, variants=popularity.VARIANTS),
     )
 }

@@ -66,6 +66,7 @@ class Entities(Protocol):
     """What retrievers read of trainer.tables.Tables."""
 
     schema: FeatureSchema
+    users: IdTable
     ads: IdTable
 
     def column(self, split: str, name: str) -> NDArray[Any]: ...

@@ -33,6 +33,7 @@ class World:
         rows = self.truth[rng.random(len(self.truth)) >= withheld]
         self.columns: dict[str, NDArray[Any]] = dict(zip(("user_row", "ad_row", "domain"), rows.T, strict=True))
         self.columns["label"] = np.ones(len(rows), dtype=np.float32)
+        self.users = IdTable(f"u{row}" for row in range(USERS))
         self.ads = IdTable(f"a{row}" for row in range(ADS))
         sequence = [HISTORY_SPEC.model_copy(update={"max_length": 12})] if history else []
         features = (
@@ -41,7 +42,7 @@ class World:
             FeatureSpec(name="age", side="user", kind="numeric", encoding="standardise"),
             *sequence,
         )
-        vocabularies = {"user_id": IdTable(f"u{row}" for row in range(USERS)), "ad_id": self.ads}
+        vocabularies = {"user_id": self.users, "ad_id": self.ads}
         self.schema = FeatureSchema(features, tuple(f"d{d}" for d in range(DOMAINS)), vocabularies, {})
         self.user_codes = np.arange(USERS, dtype=np.int32)[:, None] + FIRST
         self.user_dense = rng.standard_normal((USERS, 1)).astype(np.float32)

@@ -6,6 +6,7 @@ import pytest
 
 from contracts.errors import BadInput
 from trainer import recipes
+from trainer.evaluate import recipe_set
 
 ABLATIONS = {
     "dsfm": "no_emb_attn no_hidden_attn no_aux_logit softmax_attn base_only unit_offset last_n all_features",
@@ -48,6 +49,15 @@ def test_a_recipe_joins_a_retriever_and_a_ranker() -> None:
     assert (plan.config.adaptation, plan.config.fusion) == ("lt", "sum")
     assert recipes.recipe("shared_dnn") == recipes.Recipe("shared_dnn", None, "shared_dnn")
     assert recipes.recipe("popularity") == recipes.Recipe("popularity", "popularity", None)
+
+
+@pytest.mark.parametrize("name", ["item_cf", "item_cf_pooled", "user_cf", "ease"])
+def test_what_compares_whole_histories_is_measured_and_not_served(name: str) -> None:
+    assert name in recipe_set("retrievers")
+    with pytest.raises(BadInput, match=f"{name} compares whole histories") as caught:
+        recipes.servable_recipe(f"{name}+dsfm")
+    assert "adi" in caught.value.hint and name not in caught.value.hint
+    assert recipes.servable_recipe("adi+dsfm").retriever == "adi"
 
 
 def test_a_variant_of_training_reaches_the_settings() -> None:
