@@ -133,9 +133,7 @@ def _chunked(statistics: Statistics, events: _Events, rows: Array, day: int | No
         yield part, statistics.rows(one.user, one.ad, one.domain.astype(np.int64), day)
 
 
-def _training_sample(
-    directory: Path, schema: FeatureSchema, train: _Events, fixed: dict[Owner, Array]
-) -> dict[Side, Array]:
+def _training_sample(directory: Path, schema: FeatureSchema, train: _Events, fixed: dict[Owner, Array]) -> dict[Side, Array]:
     kept: dict[Side, list[Array]] = {side: [] for side in SIDES}
     step = max(1, len(train.label) // _SAMPLE_ROWS)
     for rows, values in _parts(_empty(directory, schema), train, True, fixed):
