@@ -20,11 +20,13 @@ from trainer.baselines.shared_bottom_towers import SharedBottomTowers
 from trainer.neural_towers import TowerConfig
 from trainer.retrievers import RETRIEVERS
 from trainer.sampling import Sampler
+from trainer.spectral import GraphConfig
 from trainer.two_tower import TwoTower
 
 SMALL: dict[str, Any] = {
     "width": 16, "expert_widths": (32, 32), "forward_widths": (32,), "temperature": 0.2, "user_id_dropout": 0.1,
 }  # fmt: skip
+GRAPH = GraphConfig()
 GIVEN_THE_DOMAIN = ["dnn_single", "shared_bottom_towers", "cross_stitch", "mmoe_towers", "ple_towers"]
 MODELS = ["dnn", *GIVEN_THE_DOMAIN]
 VARIANTS = ["no_graph", "no_popularity", "no_residual", "unnormalised"]
@@ -67,7 +69,7 @@ def embeddings(model: TwoTower, world: World, domain: int) -> tuple[torch.Tensor
         return user, model.ad_embedding(*blocks(world.ad_block(np.arange(ADS), domain)), domain)
 
 
-@pytest.mark.parametrize("name", [*GIVEN_THE_DOMAIN, *(f"shared_bottom_towers:{one}" for one in VARIANTS)])
+@pytest.mark.parametrize("name", [*GIVEN_THE_DOMAIN, "shared_bottom_towers:no_residual", "shared_bottom_towers:unnormalised"])
 def test_who_is_given_the_domain_learns_the_rotating_checkerboard(name: str) -> None:
     """Gates that open over all experts take longer."""
     world = World(withheld=0.0)
@@ -219,6 +221,15 @@ def test_a_domain_alone_smooths_popularity_by_itself() -> None:
     single = build("dnn_single", world)
     assert isinstance(single, DNNSingle)
     assert single.of(1).popularity.num_embeddings == ADS + FIRST  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("variant", "missing"),
+    [("no_graph", GRAPH.pooled_width + GRAPH.own_width), ("no_popularity", 1), ("pooled_graph", GRAPH.own_width)],
+)
+def test_what_stands_beside_the_towers_can_be_left_out(variant: str, missing: int) -> None:
+    world = World(history=True)
+    assert build("dnn", world).dimension - build(f"dnn:{variant}", world).dimension == missing
 
 
 def test_all_have_one_budget() -> None:
