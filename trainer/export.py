@@ -6,7 +6,6 @@ weights are equal bytes on any machine.
 
 from __future__ import annotations
 
-import copy
 import io
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from contracts.files import write_bytes
 from contracts.schema import BlockName, FeatureSchema
-from trainer.layers import FieldEmbedding, Inputs, Ranker
+from trainer.layers import Inputs, Ranker
 from trainer.two_tower import TwoTower
 
 Arrays = dict[str, NDArray[Any]]
@@ -48,7 +47,8 @@ def ranker_inputs(schema: FeatureSchema, model: Ranker, vectors: bool = True) ->
 def export_tower(model: TwoTower, schema: FeatureSchema, side: BlockName, domain: int, path: Path) -> None:
     """One domain's user or ad tower: (B, I) codes and (B, N) dense -> `embedding` (B, E) float32."""
     names = block_inputs(schema, side)
-    _export(_Tower(_narrowed(model, side), schema, side, domain), _example(schema, names, model), names, "embedding", path)
+    tower = _Tower(model.narrowed(side, domain), schema, side, domain)
+    _export(tower, _example(schema, names, model), names, "embedding", path)
 
 
 def export_ranker(model: Ranker, schema: FeatureSchema, path: Path) -> None:
@@ -118,16 +118,6 @@ class _Tower(nn.Module):
         codes, dense = _filled(self._side, dict(zip(self.names, given, strict=True)))
         tower = self.model.user_embedding if self._side == "user" else self.model.ad_embedding
         return tower(codes, dense, self._domain)
-
-
-def _narrowed(model: TwoTower, side: BlockName) -> TwoTower:
-    """The model with the tables of one side alone: a tower's file holds no embedding that the tower does not read."""
-    embedding = getattr(model, "embedding", None)
-    if not isinstance(embedding, FieldEmbedding):
-        return model
-    narrow = copy.copy(model)
-    narrow._modules = {**model._modules, "embedding": embedding.narrowed(side)}
-    return narrow
 
 
 class _Ranker(nn.Module):

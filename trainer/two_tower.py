@@ -6,14 +6,16 @@ Shapes: U users, A ads, B rows, E embedding width.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from contracts.schema import BlockName
 from trainer.sampling import Entities, Negatives, Positives, sampled_softmax
 
 Rows = NDArray[np.int64]
@@ -62,9 +64,20 @@ class TwoTower(Retriever):
         ad_UE = self.ad_embedding(negatives.ad_codes, negatives.ad_dense, batch.domain)
         return sampled_softmax(user_BE @ ad_UE.T, negatives)
 
+    def narrowed(self, side: BlockName, domain: int) -> TwoTower:
+        """The model with the tables of one side in one domain alone: a tower's file holds no embedding that the tower does not
+        read. What a traced graph leaves out by itself (other modules, other parameters) may stay."""
+        return self
+
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Optimiser groups, each with its learning rate."""
         return [{"params": list(self.parameters()), "lr": lr}]
+
+    def _with(self, **modules: nn.Module) -> Self:
+        """A copy with some modules replaced; everything else is shared with it."""
+        changed = copy.copy(self)
+        changed._modules = {**self._modules, **modules}
+        return changed
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -194,7 +194,7 @@ def test_a_domains_batch_leaves_other_domains_parameters_alone() -> None:
         model.zero_grad(set_to_none=True)
         model.training_loss(positives, negatives).backward()
         for tower in (model.user_tower, model.ad_tower):
-            for parts in (tower.heads, tower.forward_nets, tower.experts.specific):
+            for parts in (tower.heads, tower.network.forward_nets, tower.network.experts.specific):
                 reached = [any(one.grad is not None for one in part.parameters()) for part in parts]
                 assert reached == [domain == positives.domain for domain in range(DOMAINS)]
         seen.add(positives.domain)
