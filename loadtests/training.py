@@ -35,7 +35,7 @@ MODELS = ("shared_dnn", "dsfm")
 SENSITIVE = 5  # of DSFM's features: how many matters here, not which
 STEPS = 50
 PLAIN_STEPS = 20  # of an epoch of the plain loop
-ROUNDS = 1
+ROUNDS = 5
 MEMORY_ROWS = (10**6, 10**7)
 MEMORY_STEPS = 400
 
