@@ -8,6 +8,8 @@ Shape suffixes: B rows, N tokens that read, M tokens in the memory, T token widt
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,15 +19,33 @@ _START_STD = 0.01
 
 def phi(x: Tensor) -> Tensor:
     """elu(x) + 1, always positive; spelled so because runtimes compute it much faster than Elu."""
-    return F.relu(x) + torch.exp(torch.clamp(x, max=0.0))
+    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]  # a graph that is exported knows stock operators only
+        return F.relu(x) + torch.exp(torch.clamp(x, max=0.0))
+    done: Tensor = _Phi.apply(x)  # type: ignore[no-untyped-call]
+    return done
+
+
+class _Phi(torch.autograd.Function):
+    """phi' = min(phi, 1): one tensor is kept for the gradient where the operators of phi keep four."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        done = x.clamp(max=0.0).exp_().add_(F.relu(x))
+        context.save_for_backward(done)
+        return done
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        (done,) = context.saved_tensors
+        slope: Tensor = done.clamp(max=1.0).mul_(gradient)
+        return slope
 
 
 def linear_attention(query_BNA: Tensor, key_BMA: Tensor, value_BMT: Tensor) -> Tensor:
     """read_BNT: per reading token the mean of the values, weighted by phi(Q_i) . phi(K_j)."""
-    query, key = phi(query_BNA), phi(key_BMA)
-    memory_BAT = key.transpose(1, 2) @ value_BMT
-    total_BA1 = key.sum(dim=1)[:, :, None]
-    return (query @ memory_BAT) / (query @ total_BA1)
+    counted_BMT1 = F.pad(value_BMT, (0, 1), value=1.0)  # a last column of ones sums the weights
+    read_BNT1 = phi(query_BNA) @ (phi(key_BMA).transpose(1, 2) @ counted_BMT1)
+    return read_BNT1[:, :, :-1] * read_BNT1[:, :, -1:].reciprocal()
 
 
 def softmax_attention(query_BNA: Tensor, key_BMA: Tensor, value_BMT: Tensor) -> Tensor:
@@ -60,8 +80,8 @@ class Retriever(nn.Module):
         query, key = self.query(base_BNT), self.key(memory_BMT)
         if self.query_offset_NA is not None and self.key_offset_MA is not None:
             query, key = query + self.query_offset_NA, key + self.key_offset_MA
-        # Wv and Wo act on each token alone, so they may follow the averaging: the same function at T <= d' columns of work.
-        read_BNT = self.output(self.value(self.attend(query, key, memory_BMT)))
-        found = base_BNT + read_BNT
+        # Wv and Wo act on each token alone, so they act as one T x T matrix, and on the memory, which has the fewer tokens.
+        value_BMT = F.linear(memory_BMT, self.output.weight @ self.value.weight)
+        found = base_BNT + self.attend(query, key, value_BMT)
         fed: Tensor = self.narrow(F.relu(self.widen(found))) + found
         return fed

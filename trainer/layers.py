@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from contracts.manifest import UserVectors
 from contracts.schema import PAD, Block, BlockName, FeatureSchema
+from trainer.pooling import pooled
 
 if TYPE_CHECKING:
     from trainer.tables import Batch, Tables
@@ -119,10 +120,12 @@ class FieldEmbedding(nn.Module):
     def penalty(self, inputs: Inputs) -> Tensor:
         """Half the squared norm of the table rows that the batch touches, each once: L2 that leaves unseen rows alone and
         needs no sparse gradients."""
-        touched = torch.zeros(len(self.weight), dtype=torch.bool, device=self.weight.device)
+        first_R1 = self._first(self._copy(inputs))
+        touched = torch.zeros(len(self.weight) + 1, device=self.weight.device)  # padding touches the one row too many
         for name in self.block_names:
-            self._block[name].touch(touched, inputs.block(name)[0], self._first(self._copy(inputs)))  # type: ignore[operator]
-        return 0.5 * (self.weight.square().sum(dim=1) * touched).sum()
+            codes_RN, share_RN = self._block[name].read(inputs.block(name)[0], first_R1)  # type: ignore[operator]
+            touched.scatter_(0, torch.where(share_RN > 0, codes_RN, len(self.weight)).flatten().long(), 1.0)
+        return 0.5 * self.weight.index_select(0, touched[:-1].nonzero().squeeze(1)).square().sum()
 
     def _copy(self, inputs: Inputs) -> Tensor:
         """Which copy of the tables each row reads."""
@@ -151,36 +154,53 @@ class _BlockTokens(nn.Module):
         numbers = [one for one in block.fields if one.matrix == "dense"]
         self.names = [one.name for one in (*scalars, *sequences, *numbers)]
         self._sequences = [(one.columns, offsets[one.table]) for one in sequences]
-        self._has_scalars = bool(scalars)
+        read = [*scalars, *sequences]
+        self.lengths = tuple(one.columns.stop - one.columns.start for one in read)  # how many codes make a token
         self.dim = dim
-        self.register_buffer("columns", torch.tensor([one.start for one in scalars], dtype=torch.int64), persistent=False)
-        own = torch.tensor([offsets[one.table] for one in scalars], dtype=torch.int32)
-        self.register_buffer("column_offsets", own, persistent=False)
+        columns = [(column, offsets[one.table]) for one in read for column in range(one.columns.start, one.columns.stop)]
+        self.register_buffer("columns", torch.tensor([one for one, _ in columns], dtype=torch.int64), persistent=False)
+        self.register_buffer("column_offsets", torch.tensor([one for _, one in columns], dtype=torch.int32), persistent=False)
         self.register_buffer("dense_columns", torch.tensor([one.start for one in numbers], dtype=torch.int64), persistent=False)
         self.dense_weight = nn.Parameter(torch.randn(copies, len(numbers), dim) * EMBEDDING_STD) if numbers else None
         self.dense_bias = nn.Parameter(torch.zeros(copies, len(numbers), dim)) if numbers else None
 
     def forward(self, weight_VE: Tensor, codes_RI: Tensor, dense_RN: Tensor, copy_R: Tensor, first_R1: Tensor) -> Tensor:
         parts = []
-        if self._has_scalars:
-            parts.append(F.embedding(codes_RI[:, self.columns] + self.column_offsets + first_R1, weight_VE))
+        if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]  # a graph that is exported has no bag
+            parts += self._looked_up(weight_VE, codes_RI, first_R1)
+        elif self.lengths:
+            codes_RN, share_RN = self.read(codes_RI, first_R1)
+            parts.append(pooled(weight_VE, codes_RN, share_RN, self.lengths))
+        if self.dense_weight is not None and self.dense_bias is not None:
+            parts.append(dense_RN[:, self.dense_columns, None] * self.dense_weight[copy_R] + self.dense_bias[copy_R])
+        if not parts:
+            return weight_VE.new_zeros((codes_RI.shape[0], 0, self.dim))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+    def read(self, codes_RI: Tensor, first_R1: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of the matrix that the tokens sum, in token order, and the share of each: 1 for a scalar, 1 / n in a sequence
+        of n codes, 0 for padding."""
+        codes_RN = codes_RI.index_select(1, self.columns)
+        share_RN = torch.ones(codes_RN.shape, device=codes_RN.device)
+        at = len(self.lengths) - len(self._sequences)
+        for length in self.lengths[at:]:
+            kept_RL = codes_RN[:, at : at + length] != PAD
+            share_RN[:, at : at + length] = kept_RL / kept_RL.sum(dim=1, keepdim=True).clamp(min=1)
+            at += length
+        return codes_RN + self.column_offsets + first_R1, share_RN
+
+    def _looked_up(self, weight_VE: Tensor, codes_RI: Tensor, first_R1: Tensor) -> list[Tensor]:
+        parts = []
+        scalars = len(self.lengths) - len(self._sequences)
+        if scalars:
+            alone, offsets = self.columns[:scalars], self.column_offsets[:scalars]
+            parts.append(F.embedding(codes_RI[:, alone] + offsets + first_R1, weight_VE))
         for columns, offset in self._sequences:
             codes_RL = codes_RI[:, columns]
             kept_RL1 = (codes_RL != PAD).to(weight_VE.dtype)[:, :, None]
             total_RE = (F.embedding(codes_RL + offset + first_R1, weight_VE) * kept_RL1).sum(dim=1)
             parts.append((total_RE / kept_RL1.sum(dim=1).clamp(min=1.0))[:, None, :])
-        if self.dense_weight is not None and self.dense_bias is not None:
-            parts.append(dense_RN[:, self.dense_columns, None] * self.dense_weight[copy_R] + self.dense_bias[copy_R])
-        if not parts:
-            return weight_VE.new_zeros((codes_RI.shape[0], 0, self.dim))
-        return torch.cat(parts, dim=1)
-
-    def touch(self, touched_V: Tensor, codes_RI: Tensor, first_R1: Tensor) -> None:
-        if self._has_scalars:
-            touched_V[(codes_RI[:, self.columns] + self.column_offsets + first_R1).flatten()] = True
-        for columns, offset in self._sequences:
-            codes_RL = codes_RI[:, columns]
-            touched_V[(codes_RL + offset + first_R1)[codes_RL != PAD]] = True
+        return parts
 
 
 class MLP(nn.Module):
