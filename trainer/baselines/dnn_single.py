@@ -57,7 +57,7 @@ class _Alone:
     """One domain's rows of the tables, as tables of one domain."""
 
     def __init__(self, tables: Entities, domain: int) -> None:
-        self.tables, self.domain, self.ads = tables, domain, tables.ads
+        self.tables, self.domain, self.users, self.ads = tables, domain, tables.users, tables.ads
         self.schema = replace(tables.schema, domains=(tables.schema.domains[domain],))
 
     def column(self, split: str, name: str) -> NDArray[Any]:
