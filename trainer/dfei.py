@@ -52,6 +52,7 @@ class DFEIConfig:
     shared_rate_over_domains: bool = False
 
 
+# Of the features themselves: whoever builds on them has these too.
 FEATURE_VARIANTS: dict[str, dict[str, Any]] = {
     "v_d_only": {"per_user": False},
     "frozen_random": {"source": "random", "per_user": False},
@@ -59,13 +60,13 @@ FEATURE_VARIANTS: dict[str, dict[str, Any]] = {
     "clicked_only": {"clicked_only": True},
     "no_dfi": {"reads_mixture": False},
     "no_dfe": {"source": "learned", "per_user": False, "reads_own": False},  # nothing is averaged: DFI over learned vectors
-    "alpha_0_5": {"alpha": 0.5},
-    "alpha_0_99": {"alpha": 0.99},
     # What alpha .9 remembers in the paper's domain-pure batches: 512 rows * .9 / (1 - .9).
     "count_alpha": {"horizon": 4608.0},
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     **FEATURE_VARIANTS,
+    "alpha_0_5": {"alpha": 0.5},
+    "alpha_0_99": {"alpha": 0.99},
     "turns": {"turns": True},
     "lr_over_d": {"shared_rate_over_domains": True},
 }
