@@ -31,28 +31,44 @@ from trainer.user_memory import DomainAverage, Source, UserMemory
 @dataclass(frozen=True)
 class DFEIConfig:
     """dim: embedding width; hidden, dropout: of both kinds of tower, K = hidden[-1]; head: width of a head's hidden layer;
-    alpha: of the moving average; kappa: weight of the domain's vector, in impressions; clicked_only: only clicked
-    impressions enter the averages; turns: the paper's schedule (see DFEI)."""
+    alpha, horizon: of the moving average (see DomainAverage); kappa: weight of the domain's vector, in impressions;
+    clicked_only: only clicked impressions enter the averages; reads_mixture, reads_own: whether the head has z, and v_ud;
+    turns: the paper's schedule, shared_rate_over_domains: the part of it that is the learning rate (see DFEI)."""
 
     dim: int = 16
     hidden: tuple[int, ...] = (128, 64, 32)
     dropout: tuple[float, ...] = (0.1, 0.2, 0.3)
     head: int = 32
     alpha: float = 0.9
+    horizon: float | None = None
     kappa: float = 10.0
     embedding_l2: float = 1e-6
     source: Source = "average"
     per_user: bool = True
     clicked_only: bool = False
+    reads_mixture: bool = True
+    reads_own: bool = True
     turns: bool = False
+    shared_rate_over_domains: bool = False
 
 
-VARIANTS: dict[str, dict[str, Any]] = {
+# Of the features themselves: whoever builds on them has these too.
+FEATURE_VARIANTS: dict[str, dict[str, Any]] = {
     "v_d_only": {"per_user": False},
     "frozen_random": {"source": "random", "per_user": False},
     "learned": {"source": "learned", "per_user": False},
     "clicked_only": {"clicked_only": True},
+    "no_dfi": {"reads_mixture": False},
+    "no_dfe": {"source": "learned", "per_user": False, "reads_own": False},  # nothing is averaged: DFI over learned vectors
+    # What alpha .9 remembers in the paper's domain-pure batches: 512 rows * .9 / (1 - .9).
+    "count_alpha": {"horizon": 4608.0},
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    **FEATURE_VARIANTS,
+    "alpha_0_5": {"alpha": 0.5},
+    "alpha_0_99": {"alpha": 0.99},
     "turns": {"turns": True},
+    "lr_over_d": {"shared_rate_over_domains": True},
 }
 
 
@@ -64,8 +80,11 @@ class DomainFeatures(nn.Module):
         self.config = config
         self.width = config.hidden[-1]
         self.towers = DomainTowers(domains, lambda: MLP(width, config.hidden, config.dropout))
-        self.average = DomainAverage(domains, self.width, config.alpha, config.source)
+        self.average = DomainAverage(domains, self.width, config.alpha, config.source, config.horizon)
         self.memory = UserMemory(domains, self.width) if config.per_user else None
+        self.reads = [name for name, read in (("z", config.reads_mixture), ("v_ud", config.reads_own)) if read]
+        if not config.reads_mixture:
+            return
         self.value = nn.Linear(self.width, self.width)  # h1
         self.query = nn.Linear(width, self.width)  # h2
         self.key = nn.Linear(self.width, self.width, bias=False)  # h3; its bias adds one number to all j, which softmax ignores
@@ -91,6 +110,11 @@ class DomainFeatures(nn.Module):
         if self.memory is None or user_vectors_RDK is None:
             return self.average.vectors_DK[None]
         return user_vectors_RDK
+
+    def read(self, e_Bn: Tensor, v_RDK: Tensor, domain_R: Tensor) -> list[Tensor]:
+        """What a head reads of the vectors, (B, K) each, as named in `reads`: z, and v_ud of the row's own domain."""
+        found = [self.integrate(e_Bn, v_RDK)] if self.config.reads_mixture else []
+        return found + ([self.own(v_RDK, domain_R, e_Bn.shape[0])] if self.config.reads_own else [])
 
     def integrate(self, e_Bn: Tensor, v_RDK: Tensor) -> Tensor:
         """z_BK. h3 is moved to the query's side and h1 behind the weighted sum (the weights sum to one): the same numbers at
@@ -155,11 +179,13 @@ class DFEI(WithUserVectors):
         domains = len(schema.domains)
         self.domains = domains
         self.domain_pure = config.turns
+        self.shared_rate_over_domains = config.turns or config.shared_rate_over_domains
         self.embedding_l2 = config.embedding_l2
         self.embedding = FieldEmbedding(schema, config.dim)
         self.shared = MLP(self.embedding.width, config.hidden, config.dropout)
         self.features = DomainFeatures(self.embedding.width, domains, config)
-        self.heads = DomainTowers(domains, lambda: MLP(4 * self.features.width, (config.head,), output=1))
+        head = (2 + len(self.features.reads)) * self.features.width
+        self.heads = DomainTowers(domains, lambda: MLP(head, (config.head,), output=1))
         if config.per_user:
             self.user_vectors = UserVectors(dimension=self.features.width, kappa=config.kappa)
 
@@ -176,8 +202,9 @@ class DFEI(WithUserVectors):
         return F.binary_cross_entropy_with_logits(logit_B, batch.label) + self.regularisation(batch.inputs)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """In turns: each domain's own towers and heads at lr; the shared, which learn in every domain's turn, at lr / D."""
-        if not self.domain_pure:
+        """In turns (and where asked for without): each domain's own towers and heads at lr; the shared, which learn in every
+        domain's turn, at lr / D."""
+        if not self.shared_rate_over_domains:
             return super().parameter_groups(lr)
         own = [*self.features.towers.parameters(), *self.heads.parameters()]
         kept = {id(one) for one in own}
@@ -185,7 +212,6 @@ class DFEI(WithUserVectors):
         return [{"params": shared, "lr": lr / self.domains}, {"params": own, "lr": lr}]
 
     def _logit(self, e_Bn: Tensor, u_BK: Tensor, v_RDK: Tensor, domain_R: Tensor) -> Tensor:
-        z_BK = self.features.integrate(e_Bn, v_RDK)
-        own_BK = self.features.own(v_RDK, domain_R, e_Bn.shape[0])
-        logit_B1: Tensor = self.heads(torch.cat([self.shared(e_Bn), u_BK, z_BK, own_BK], dim=1), domain_R)
+        known = [self.shared(e_Bn), u_BK, *self.features.read(e_Bn, v_RDK, domain_R)]
+        logit_B1: Tensor = self.heads(torch.cat(known, dim=1), domain_R)
         return logit_B1.squeeze(1)

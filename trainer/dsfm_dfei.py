@@ -11,8 +11,8 @@ tower, and the head reads [u_d; z; v_ud]. Decisions:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from contracts.manifest import UserVectors
 from contracts.schema import FeatureSchema
-from trainer import dsfm
+from trainer import dfei, dsfm
 from trainer.dfei import DFEIConfig, DomainFeatures, WithUserVectors
 from trainer.dsfm import DSFMConfig, SensitiveMemory
 from trainer.layers import MLP, DomainTowers, FieldEmbedding, Inputs
@@ -36,9 +36,14 @@ class DSFMDFEIConfig(DSFMConfig):
     auxiliary_weight: float = 0.5
 
 
-VARIANTS: dict[str, dict[str, Any]] = {
+def _of_features(changes: Mapping[str, Any]) -> Callable[[DSFMDFEIConfig], DSFMDFEIConfig]:
+    """A variant of the DFEI half."""
+    return lambda config: replace(config, features=replace(config.features, **changes))
+
+
+VARIANTS: dict[str, Mapping[str, Any] | Callable[[DSFMDFEIConfig], DSFMDFEIConfig]] = {
     **dsfm.VARIANTS,
-    "v_d_only": {"features": DFEIConfig(per_user=False)},
+    **{name: _of_features(changes) for name, changes in dfei.FEATURE_VARIANTS.items()},
 }
 
 
@@ -52,10 +57,10 @@ class DSFMDFEI(WithUserVectors):
         self.embedding = FieldEmbedding(schema, config.dim, with_domain_token=True)
         self.features = DomainFeatures(self.embedding.width, len(schema.domains), config.features)
         width = self.features.width
-        self.heads = DomainTowers(len(schema.domains), lambda: MLP(3 * width, (config.features.head,), output=1))
-        self.mixture_token = nn.Linear(width, config.dim)
-        self.own_token = nn.Linear(width, config.dim)
-        self.memory = SensitiveMemory([*self.embedding.names, "dfei_z", "dfei_v_ud"], config, sensitive)
+        reads = self.features.reads
+        self.heads = DomainTowers(len(schema.domains), lambda: MLP((1 + len(reads)) * width, (config.features.head,), output=1))
+        self.tokens = nn.ModuleList(nn.Linear(width, config.dim) for _ in reads)
+        self.memory = SensitiveMemory([*self.embedding.names, *(f"dfei_{one}" for one in reads)], config, sensitive)
         if config.features.per_user:
             self.user_vectors = UserVectors(dimension=width, kappa=config.features.kappa)
 
@@ -77,8 +82,7 @@ class DSFMDFEI(WithUserVectors):
 
     def _logits(self, tokens_BFE: Tensor, u_BK: Tensor, v_RDK: Tensor, domain_R: Tensor) -> tuple[Tensor, Tensor]:
         """DSFM's logit_B and the head's."""
-        z_BK = self.features.integrate(tokens_BFE.flatten(1), v_RDK)
-        own_BK = self.features.own(v_RDK, domain_R, tokens_BFE.shape[0])
-        known = [tokens_BFE, self.mixture_token(z_BK)[:, None, :], self.own_token(own_BK)[:, None, :]]
-        head_B1: Tensor = self.heads(torch.cat([u_BK, z_BK, own_BK], dim=1), domain_R)
+        read = self.features.read(tokens_BFE.flatten(1), v_RDK, domain_R)
+        known = [tokens_BFE, *(token(one_BK)[:, None, :] for token, one_BK in zip(self.tokens, read, strict=True))]
+        head_B1: Tensor = self.heads(torch.cat([u_BK, *read], dim=1), domain_R)
         return self.memory(torch.cat(known, dim=1)), head_B1.squeeze(1)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
+from trainer.cold import cold_auc
 from trainer.feature_store import StoredVectors, encode_user_domains
 from trainer.fit import FitReport, parameter_count
 from trainer.layers import Inputs, Ranker
@@ -76,6 +77,7 @@ def measure_ranker(tables: Tables, split: str, trained: TrainedRanker) -> Measur
     row |= pointwise(scored.label, scored.logit, scored.domain, tables.domains, not tables.positives_only)
     if not tables.positives_only:
         row["reliability"] = _reliability(scored, tables.domains)
+        row["cold"] = cold_auc(scored, tables, BEFORE[split])
     row["flops_per_candidate"] = flops_per_candidate(model, tables)
     row["sensitive_features"] = trained.sensitive
     kept: Predictions = {

@@ -61,6 +61,8 @@ def _tables(result: Mapping[str, Any]) -> dict[str, Table]:
     """All but the overview, by title."""
     by_domain = {title: summary.domain_table(result, pick) for title, pick in BY_DOMAIN.items()}
     found = {title: table for title, table in by_domain.items() if table[1]}
+    cold = summary.cold_table(result)
+    found |= {"AUC by history of users and ads, within domains": cold} if cold[1] else {}
     differences = summary.difference_tables(result)
     for at, (title, table) in enumerate(differences.items()):
         found[f"{title}. {_INTERVALS}" if at == 0 else title] = table

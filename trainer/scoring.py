@@ -27,12 +27,13 @@ Serve = Callable[[Batch], Inputs]
 
 
 class Scored(NamedTuple):
-    """logit, label, domain, user_row: (B,), in the order of the split (negatives after their positives, chunk by chunk)."""
+    """(B,) each, in the order of the split (negatives after their positives, chunk by chunk)."""
 
     logit: NDArray[np.float32]
     label: NDArray[np.float32]
     domain: NDArray[np.int64]
     user_row: NDArray[np.int64]
+    ad_row: NDArray[np.int64]
 
 
 @torch.no_grad()
@@ -49,10 +50,10 @@ def score_split(model: Ranker, tables: Tables, split: str, serve: Serve | None =
         if tables.positives_only:
             batch = with_negatives(tables, batch, _VALID_NEGATIVES, rng)
         batch = batch.to(where)
-        found = (model(serve(batch)), batch.label, batch.inputs.domain, batch.user_row)
+        found = (model(serve(batch)), batch.label, batch.inputs.domain, batch.user_row, batch.ad_row)
         parts.append(tuple(one.cpu().numpy() for one in found))
     if not parts:
-        parts.append(tuple(np.empty(0, dtype=kind) for kind in (np.float32, np.float32, np.int64, np.int64)))
+        parts.append(tuple(np.empty(0, dtype=kind) for kind in (np.float32, np.float32, np.int64, np.int64, np.int64)))
     return Scored(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 

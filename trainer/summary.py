@@ -84,6 +84,20 @@ def domain_table(result: Mapping[str, Any], pick: Pick) -> Table:
     return ["recipe", *domains], [*rests_on, *body] if body else []
 
 
+def cold_table(result: Mapping[str, Any]) -> Table:
+    """A line a recipe, a column a slice of trainer/cold.py: AUC within domains. Empty where nothing was sliced."""
+    slices = domains_of(result, lambda row: row["cold"])
+    body = [
+        [recipe, *(_spread(values(rows, lambda row, one=one: row["cold"][one]["weighted_domain"])) for one in slices)]  # type: ignore[misc]
+        for recipe, rows in grouped(result).items()
+    ]
+    size: Row = next((row["cold"] for row in result["rows"] if "cold" in row), {})
+    rests_on = [
+        [f"({what})", *(f"{size[one][what]:,}" if one in size else "" for one in slices)] for what in ("rows", "positives")
+    ]
+    return ["recipe", *slices], [*rests_on, *body] if slices else []
+
+
 def domains_of(result: Mapping[str, Any], pick: Pick) -> list[str]:
     found: dict[str, None] = {}
     for row in result["rows"]:

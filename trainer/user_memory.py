@@ -5,6 +5,7 @@ Shape suffixes as in layers.py; P (user, domain) pairs with training impressions
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -16,14 +17,20 @@ Source = Literal["average", "random", "learned"]
 class DomainAverage(nn.Module):
     """v_DK. source `average` is DFE (arXiv 2404.08361): in training v_d <- alpha v_d + (1 - alpha) mean_{batch rows of d} u_d(x),
     the batch's mean carrying gradient and the history none; the first batch of a domain sets it; in eval mode it is frozen.
-    `random`: never changes (what the released code computes); `learned`: a parameter."""
+    `random`: never changes (what the released code computes); `learned`: a parameter.
+
+    horizon: in rows, in place of alpha: alpha_t = n_d / (n_d + b_d) with b_d rows of d in the batch, then n_d <- n_d + b_d, at
+    most the horizon. It is the mean of all rows so far, and from `horizon` rows on a window of about that many, however they
+    fall into batches. A constant alpha averages over batches instead, so in mixed ones over few rows where a domain is small.
+    """
 
     vectors_DK: Tensor
-    started_D: Tensor
+    rows_D: Tensor
 
-    def __init__(self, domains: int, width: int, alpha: float, source: Source = "average") -> None:
+    def __init__(self, domains: int, width: int, alpha: float, source: Source = "average", horizon: float | None = None) -> None:
         super().__init__()
         self.alpha = alpha
+        self.horizon = horizon
         self.source = source
         start = torch.zeros(domains, width) if source == "average" else torch.randn(domains, width)
         if source == "learned":
@@ -31,7 +38,7 @@ class DomainAverage(nn.Module):
         else:
             self.register_buffer("vectors_DK", start)
         if source == "average":
-            self.register_buffer("started_D", torch.zeros(domains, dtype=torch.bool))
+            self.register_buffer("rows_D", torch.zeros(domains))
 
     def update(self, u_BK: Tensor, domain_B: Tensor, weight_B: Tensor) -> Tensor:
         """The new v_DK. weight_B: each row's share in its domain's mean; a domain without weight in the batch stays.
@@ -45,10 +52,12 @@ class DomainAverage(nn.Module):
         count_D = torch.zeros_like(self.vectors_DK[:, 0]).index_add(0, domain_B, weight_B)
         present_D = count_D > 0
         mean_DK = total_DK / count_D.clamp(min=1e-12)[:, None]
-        alpha_D1 = (self.alpha * self.started_D)[:, None]
+        seen_D = self.rows_D
+        alpha_D = self.alpha * (seen_D > 0) if self.horizon is None else seen_D / (seen_D + count_D).clamp(min=1e-12)
+        alpha_D1 = alpha_D[:, None]
         moved_DK = torch.where(present_D[:, None], alpha_D1 * self.vectors_DK + (1.0 - alpha_D1) * mean_DK, self.vectors_DK)
         self.vectors_DK = moved_DK.detach()
-        self.started_D = self.started_D | present_D
+        self.rows_D = (seen_D + count_D).clamp(max=self.horizon or math.inf)
         return moved_DK
 
 

@@ -16,11 +16,14 @@ def synth(
     world: Annotated[str, typer.Option(help="demo or checkerboard")] = "demo",
     seed: Annotated[int, typer.Option(help="the same seed writes the same bytes")] = 0,
     scale: Annotated[float, typer.Option(help="1 is the demo's size; 10 has ten times its impressions")] = 1.0,
+    domains: Annotated[int, typer.Option(help="of the demo; the k-th beyond four has 1/k of the first's traffic")] = 4,
+    decoys: Annotated[int | None, typer.Option(help="values of the demo's random ids, instead of thousands")] = None,
 ) -> None:
     """Write a simulated world whose truth is known."""
     from trainer import datasets
 
-    for line in datasets.synth(world, to, seed=seed, scale=scale):  # type: ignore[arg-type]  # it names the known worlds itself
+    written = datasets.synth(world, to, seed, scale, domains, decoys)  # type: ignore[arg-type]  # it names the known worlds
+    for line in written:
         typer.echo(line)
     check(to)
 
@@ -30,6 +33,7 @@ def import_(
     adapter: Annotated[str, typer.Argument(help="kuairand, xmrec, edda_aliccp, edda_aliad, aliccp or open_bandit")],
     source: Annotated[Path, typer.Option("--from", help="directory with the source's own files")],
     to: Annotated[Path, typer.Option("--to", help="directory to write")],
+    domain_by: Annotated[str | None, typer.Option(help="kuairand: a user column whose segments split each tab")] = None,
 ) -> None:
     """Write a public dataset's files in canonical form."""
     from contracts.errors import BadInput
@@ -37,7 +41,10 @@ def import_(
 
     if adapter not in ADAPTERS:
         raise BadInput(f"unknown adapter {adapter!r}", f"known: {', '.join(sorted(ADAPTERS))}")
-    for line in ADAPTERS[adapter](source, to):
+    if domain_by is not None and adapter != "kuairand":
+        raise BadInput("--domain-by is kuairand's", f"{adapter} brings its own domains")
+    options = {} if domain_by is None else {"domain_by": domain_by}
+    for line in ADAPTERS[adapter](source, to, **options):
         typer.echo(line)
     check(to)
 

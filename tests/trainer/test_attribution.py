@@ -104,11 +104,15 @@ def test_distributions_worked_out() -> None:
     np.testing.assert_allclose(found, [[11 / 15, 4 / 15], [0, 0]])
 
 
+NAMES = ["planted", "acting", "still", "row_decoy", "user_decoy", "device_decoy", "spread", "plain"]
+
+
 def _planted(rows: int = 4000) -> tuple[FeatureSchema, Sample]:
     """planted (its values depend on the domain), acting (only its effect does), spread (a number that moves), still, plain
-    (a number that does not), and two random ids: one a row, one a user, whose users have favourite domains."""
+    (a number that does not), and random ids: one a row, one a user, and as context one of each user's five. Users have favourite
+    domains."""
     rng = np.random.default_rng(3)
-    names = {"planted": 6, "acting": 6, "still": 6, "row_decoy": 1500, "user_decoy": 300}
+    names = {"planted": 6, "acting": 6, "still": 6, "row_decoy": 1500, "user_decoy": 300, "device_decoy": 1500}
     features = (
         *(FeatureSpec(name=one, side="user" if one == "user_decoy" else "context", kind="categorical") for one in names),
         FeatureSpec(name="spread", side="context", kind="numeric", encoding="standardise"),
@@ -121,6 +125,7 @@ def _planted(rows: int = 4000) -> tuple[FeatureSchema, Sample]:
     favourite = rng.integers(3, size=300)
     domain = np.where(rng.random(rows) < 0.6, favourite[user], rng.integers(3, size=rows))
     values = {one: rng.integers(size, size=rows) for one, size in names.items()} | {"user_decoy": user}
+    values["device_decoy"] = user * 5 + values["device_decoy"] % 5
     values["planted"] = np.where(rng.random(rows) < 0.4, domain, values["planted"])
     order = [one.name for one in found.block("context").fields if one.matrix == "codes"]
     plain = FIRST + np.searchsorted([-1.0, 0.0, 1.0], rng.standard_normal(rows))
@@ -130,30 +135,39 @@ def _planted(rows: int = 4000) -> tuple[FeatureSchema, Sample]:
         torch.tensor(one) for one in (user[:, None] + FIRST, np.zeros((rows, 0)), np.column_stack(columns), spread[:, None])
     ]
     inputs = Inputs(*tensors, torch.zeros(rows, 0), torch.zeros(rows, 0), torch.tensor(domain))
-    effect = rng.gamma(2.0, size=(rows, 7)).astype(np.float32)
+    effect = rng.gamma(2.0, size=(rows, len(NAMES))).astype(np.float32)
     effect[:, 1] *= 1 + 2 * (values["acting"] == domain)
     return found, Sample(effect, inputs, user, np.zeros(rows, dtype=np.int64))
 
 
 def test_planted_features_win_and_random_ids_lose() -> None:
     found, sample = _planted()
-    names = ["planted", "acting", "still", "row_decoy", "user_decoy", "spread", "plain"]
-    report = {one.name: one for one in measure(found, names, sample, 5, np.random.default_rng(0))}
+    report = {one.name: one for one in measure(found, NAMES, sample, 5, np.random.default_rng(0))}
     by_rank = sorted((one for one in report.values() if one.kind == "categorical"), key=lambda one: one.rank)
     assert {one.name for one in by_rank[:2]} == {"planted", "acting"}
     assert report["spread"].rank == 0 and report["plain"].rank == 1
-    assert report["row_decoy"].raw > report["planted"].raw < report["user_decoy"].raw  # what the correction is for
+    assert min(report[one].raw for one in NAMES if "decoy" in one) > report["planted"].raw  # what the correction is for
     assert set(select(list(report.values()), 3)) == {"planted", "acting", "spread"}
 
 
 def test_permuted_labels_keep_the_rows_of_an_entity_together() -> None:
     """An id of users loses nothing when users exchange their ids; had single rows been exchanged, it would look sensitive."""
     found, sample = _planted()
-    names = ["planted", "acting", "still", "row_decoy", "user_decoy", "spread", "plain"]
-    decoy = next(one for one in measure(found, names, sample, 5, np.random.default_rng(0)) if one.name == "user_decoy")
     rows = sample.__class__(sample.effect_NF, sample.inputs, np.arange(len(sample.user_N)), sample.ad_N)
-    by_row = next(one for one in measure(found, names, rows, 5, np.random.default_rng(0)) if one.name == "user_decoy")
-    assert abs(decoy.corrected) < 0.15 * by_row.corrected
+    whole, single = (
+        {one.name: one for one in measure(found, NAMES, given, 5, np.random.default_rng(0))} for given in (sample, rows)
+    )
+    for decoy in ("user_decoy", "device_decoy"):
+        assert abs(whole[decoy].corrected) < 0.15 * single[decoy].corrected
+    for one in ("planted", "acting"):  # what differs by domain within a user still does
+        assert whole[one].corrected > 0.9 * single[one].corrected
+    assert abs(whole["row_decoy"].corrected) < 0.05 * whole["row_decoy"].raw
+
+
+def test_without_permutations_nothing_is_taken_off() -> None:
+    found, sample = _planted()
+    for one in measure(found, NAMES, sample, 0, np.random.default_rng(0)):
+        assert one.permuted == 0 and one.corrected == one.raw
 
 
 @pytest.fixture(scope="module")

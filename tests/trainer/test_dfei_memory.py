@@ -8,7 +8,7 @@ import torch
 from ranker_world import batch, schema
 
 from contracts.user_row import UserRow, blend
-from trainer.dfei import DFEI, DFEIConfig, DomainFeatures
+from trainer.dfei import DFEI, VARIANTS, DFEIConfig, DomainFeatures
 from trainer.user_memory import DomainAverage, UserMemory
 
 ONES = torch.ones
@@ -22,6 +22,23 @@ def test_moving_average_worked_out() -> None:
     second = average.update(torch.tensor([[12.0, 13.0], [5.0, 6.0]]), torch.tensor([0, 1]), ONES(2))
     torch.testing.assert_close(second, torch.tensor([[3.0, 4.0], [5.0, 6.0]]))
     torch.testing.assert_close(average.vectors_DK, second)
+
+
+def test_average_by_rows_worked_out() -> None:
+    """Horizon 3. Rows 1, 3: mean 2. Row 8: (2 * 2 + 8) / 3 = 4; three rows are remembered. Row 8: (3 * 4 + 8) / 4 = 5."""
+    average = DomainAverage(2, 1, alpha=0.9, horizon=3.0)
+    for rows, expected in (([1.0, 3.0], 2.0), ([8.0], 4.0), ([8.0], 5.0)):
+        moved = average.update(torch.tensor(rows)[:, None], torch.zeros(len(rows), dtype=torch.int64), ONES(len(rows)))
+        assert moved.tolist() == [[expected], [0.0]]
+
+
+def test_average_by_rows_does_not_depend_on_the_batches() -> None:
+    u = torch.randn(60, 4)
+    whole, parts = DomainAverage(1, 4, 0.9, horizon=100.0), DomainAverage(1, 4, 0.9, horizon=100.0)
+    whole.update(u, torch.zeros(60, dtype=torch.int64), ONES(60))
+    for part in u.split((1, 9, 50)):
+        parts.update(part, torch.zeros(len(part), dtype=torch.int64), ONES(len(part)))
+    torch.testing.assert_close(whole.vectors_DK, parts.vectors_DK)
 
 
 def test_gradient_passes_through_the_batch_mean_alone() -> None:
@@ -159,3 +176,19 @@ def test_in_turns_the_shared_learn_at_a_share_of_the_rate() -> None:
     towers = {id(one) for part in (model.features.towers, model.heads) for one in part.parameters()}
     assert {id(one) for one in own["params"]} == towers
     assert len(shared["params"]) + len(own["params"]) == len(list(model.parameters()))
+    mixed = _model(shared_rate_over_domains=True)
+    assert not mixed.domain_pure and [one["lr"] for one in mixed.parameter_groups(0.03)] == pytest.approx([0.01, 0.03])
+
+
+def test_ablated_parts_are_not_read() -> None:
+    """Without DFE the vectors of a row's own domain, without DFI those of the others, change no answer."""
+    data = batch(20, seed=4).inputs._replace(domain=torch.zeros(20, dtype=torch.int64))
+    for changes, unread, expected in (({"reads_mixture": False}, 1, True), ({"reads_own": False}, 1, False), ({}, 1, False)):
+        model = _model(per_user=False, **changes).eval()
+        for vector in (0, unread):
+            model.features.average.vectors_DK[vector] = 1.0
+        before = model(data)
+        model.features.average.vectors_DK[unread] = -3.0
+        assert torch.equal(model(data), before) == expected
+    width = {name: _model(**one).heads.towers[0].linears[0].in_features for name, one in VARIANTS.items()}
+    assert (width["no_dfi"], width["no_dfe"], width["alpha_0_5"]) == (15, 15, 20)

@@ -40,7 +40,7 @@ SMALL: dict[str, Any] = {"hidden": (16, 12), "dim": 8, "embedding_l2": 1e-4}
 NARROW: dict[str, Any] = {"bottom": (16,), "expert": (12,), "tower": (8,), "dim": 8, "embedding_l2": 1e-4, "dropout": 0.0}
 _FEATURES = dfei.DFEIConfig(hidden=(16, 12), dropout=(0.0, 0.0))
 _DNN = shared_dnn.SharedDNNConfig(**SMALL, dropout=0.0)
-MODELS: dict[str, tuple[Any, Any, dict[str, dict[str, Any]]]] = {
+MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "shared_dnn": (shared_dnn.SharedDNN, _DNN, shared_dnn.VARIANTS),
     "separate_dnn": (separate_dnn.SeparateDNN, _DNN, separate_dnn.VARIANTS),
     "dsfm": (dsfm.DSFM, dsfm.DSFMConfig(**SMALL, dropout=0.0), dsfm.VARIANTS),
@@ -48,7 +48,7 @@ MODELS: dict[str, tuple[Any, Any, dict[str, dict[str, Any]]]] = {
     "dsfm_dfei": (
         dsfm_dfei.DSFMDFEI,
         dsfm_dfei.DSFMDFEIConfig(**SMALL, dropout=0.0, features=_FEATURES),
-        {"v_d_only": {"features": replace(_FEATURES, per_user=False)}},  # the others are those of dsfm
+        {name: dsfm_dfei.VARIANTS[name] for name in dfei.FEATURE_VARIANTS},  # the others are those of dsfm
     ),
     "shared_bottom": (shared_bottom.SharedBottom, ExpertsConfig(**NARROW), shared_bottom.VARIANTS),
     "mmoe": (mmoe.MMoE, ExpertsConfig(**NARROW), mmoe.VARIANTS),
@@ -95,7 +95,8 @@ def build(name: str, seed: int = 0) -> Ranker:
     model, _, variant = name.partition(":")
     cls, config, variants = MODELS[model]
     torch.manual_seed(seed)
-    return cls(schema(DOMAINS), replace(config, **variants[variant]) if variant else config, SENSITIVE)
+    change = variants[variant] if variant else {}
+    return cls(schema(DOMAINS), change(config) if callable(change) else replace(config, **change), SENSITIVE)
 
 
 def stirred(name: str, seed: int = 0) -> Ranker:
@@ -152,7 +153,7 @@ def vectors(model: Ranker, rows: int) -> Tensor | None:
 def test_learns_what_no_domain_blind_model_can(name: str) -> None:
     data, fresh = batch(600, DOMAINS, seed=1), batch(600, DOMAINS, seed=2)
     model = build(name)
-    train(model, data, 50)
+    train(model, data, 200 if name.endswith("alpha_0_99") else 50)  # its v_d are a hundred steps behind
     model.eval()
     with torch.no_grad():
         logit = model(model.serving_inputs(fresh))
@@ -232,8 +233,9 @@ def test_the_same_seed_gives_the_same_bytes(name: str) -> None:
 def test_a_variant_computes_something_else(name: str) -> None:
     """With the parameters that both have set equal, logits or what training leaves behind differ."""
     base, variant = stirred(name.partition(":")[0], seed=1), stirred(name, seed=1)
-    shared = {key: one for key, one in base.state_dict().items() if key in variant.state_dict()}
-    variant.load_state_dict({**variant.state_dict(), **shared})
+    own = variant.state_dict()
+    shared = {key: one for key, one in base.state_dict().items() if key in own and one.shape == own[key].shape}
+    variant.load_state_dict({**own, **shared})
     data = batch(200, DOMAINS, seed=13)
     outcomes = []
     for model in (base, variant):

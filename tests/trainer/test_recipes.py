@@ -10,7 +10,8 @@ from trainer.evaluate import recipe_set
 
 ABLATIONS = {
     "dsfm": "no_emb_attn no_hidden_attn no_aux_logit softmax_attn base_only unit_offset last_n all_features",
-    "dfei": "frozen_random learned v_d_only clicked_only",
+    "dfei": "frozen_random learned v_d_only clicked_only no_dfi no_dfe alpha_0_5 alpha_0_99 count_alpha turns lr_over_d",
+    "dsfm_dfei": "frozen_random learned v_d_only clicked_only no_dfi no_dfe count_alpha no_hidden_attn",
     "adi": "lt va se no_adaptation sum network_mul concat no_self_training no_dsbn normalised",
 }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
+from contracts.errors import BadInput
 from contracts.schema import FeatureSpec
 from trainer.datasets.files import find, find_one, require_columns, scan
 from trainer.datasets.spec import DatasetSpec, TimestampSpec
@@ -30,19 +31,24 @@ _AD_NUMERIC = ("video_duration", "server_width", "server_height")
 _AD_CATEGORICAL = ("author_id", "video_type", "upload_dt", "upload_type", "visible_status", "music_id", "music_type", "tag")
 
 
-def import_kuairand(from_dir: Path, to_dir: Path) -> list[str]:
+def import_kuairand(from_dir: Path, to_dir: Path, domain_by: str | None = None) -> list[str]:
     """log_standard_*.{csv,csv.gz,parquet} (all that are there; log_random_* is left out), user_features_{pure,1k,27k}.csv,
-    video_features_basic_{pure,1k,27k}.csv, and user_sequences.parquet if there is one. Exact duplicate rows are dropped."""
+    video_features_basic_{pure,1k,27k}.csv, and user_sequences.parquet if there is one. Exact duplicate rows are dropped.
+
+    domain_by: a categorical column of the users, whose segments split each tab into domains of their own: "1|full_active"."""
+    if domain_by not in (None, *_USER_CATEGORICAL):
+        raise BadInput(f"users have no segments by {domain_by!r}", f"known: {', '.join(_USER_CATEGORICAL)}")
     logs = find(from_dir, "log_standard_*") or [find_one(from_dir, "log_standard_*")]
     sequences = find(from_dir, "user_sequences")
     users = _features(find_one(from_dir, "user_features_*"), "user_id", _USER_NUMERIC, _USER_CATEGORICAL)
     ads = _features(find_one(from_dir, "video_features_basic_*"), "video_id", _AD_NUMERIC, _AD_CATEGORICAL)
+    segments = users.select("user_id", pl.col(domain_by).fill_null("")).collect() if domain_by else None
     with writing(to_dir, _spec()) as writer:
         days, raw_rows = _days(logs, writer.scratch())
         has_later = max(days) >= _EVENTS_FROM
         early = [file for day, file in days.items() if has_later and day < _EVENTS_FROM]
         events = {day: file for day, file in days.items() if file not in early}
-        kept = sum(_write_day(writer, day, file) for day, file in events.items())
+        kept = sum(_write_day(writer, day, file, segments) for day, file in events.items())
         if sequences:
             as_strings = [pl.col(one).cast(pl.List(pl.String)) for one in _SEQUENCES]
             history = pl.scan_parquet(sequences[0]).select(pl.col("user_id").cast(pl.String), *as_strings)
@@ -110,9 +116,13 @@ def _height(file: Path) -> int:
     return rows
 
 
-def _write_day(writer: DatasetWriter, day: int, file: Path) -> int:
+def _write_day(writer: DatasetWriter, day: int, file: Path, segments: pl.DataFrame | None) -> int:
+    """segments: (user_id, segment), or None where a tab is a domain."""
     log = pl.read_parquet(file).unique(maintain_order=True).sort("time_ms", maintain_order=True)
     hour = (pl.col("hourmin") // 100).cast(pl.String).alias("hour")
+    if segments is not None:
+        log = log.with_columns(pl.col("user_id").cast(pl.String)).join(segments, on="user_id", how="left", maintain_order="left")
+        log = log.with_columns(pl.concat_str("tab", pl.col(segments.columns[1]).fill_null(""), separator="|").alias("tab"))
     writer.add(f"events/{day}.parquet", log.select("user_id", "video_id", "tab", "time_ms", "is_click", hour))
     return len(log)
 

@@ -1,4 +1,4 @@
-"""The demo world: four unequal domains over the same people and ads, logged by a policy that half knows what it does.
+"""The demo world: four (or more) unequal domains over the same people and ads, logged by a policy that half knows what it does.
 
 The click law, its planted features and every impression's true probability go to truth/, which training never reads.
 """
@@ -6,6 +6,7 @@ The click law, its planted features and every impression's true probability go t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from contracts.schema import FeatureSpec
-from trainer.datasets.click_law import CATEGORIES, DECOYS, DOMAINS, NEUTRAL, SENSITIVE, SHARES, Array, Sizes, World
+from trainer.datasets.click_law import CATEGORIES, DECOYS, NEUTRAL, SENSITIVE, Array, Sizes, World
 from trainer.datasets.spec import BidSpec, DatasetSpec, TimestampSpec
 from trainer.datasets.writer import writing
 
@@ -66,13 +67,13 @@ def write_demo(to_dir: Path, seed: int = 0, sizes: Sizes | None = None) -> list[
         writer.add("ad_domains.parquet", _ad_domains(world))
         writer.add_json("truth/law.json", _law(world))
     size = world.sizes
-    world_size = f"{len(DOMAINS)} domains, {size.users:,} users, {size.ads:,} ads, {size.days} days"
+    world_size = f"{size.domains} domains, {size.users:,} users, {size.ads:,} ads, {size.days} days"
     return [f"{rows:,} impressions, {clicks:,} clicks, {world_size}"]
 
 
 def _chunks(world: World) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame]]:
     sizes = world.sizes
-    shelf = [np.flatnonzero(world.eligible_AD[:, d]) for d in range(len(DOMAINS))]
+    shelf = [np.flatnonzero(world.eligible_AD[:, d]) for d in range(sizes.domains)]
     odds = [world.popularity_A[ads] / world.popularity_A[ads].sum() for ads in shelf]
     for day, of_day in enumerate(_spread(sizes.impressions, sizes.days)):
         for part, n in enumerate(_spread(of_day, -(-of_day // _CHUNK_ROWS))):
@@ -87,7 +88,7 @@ def _chunk(
     user = rng.choice(world.sizes.users, n, p=world.activity_U)
     domain = (rng.random((n, 1)) > np.cumsum(world.domain_share_UD[user], axis=1)[:, :-1]).sum(axis=1)
     ad = np.empty(n, dtype=np.int64)
-    for d in range(len(DOMAINS)):
+    for d in range(world.sizes.domains):
         rows = np.flatnonzero(domain == d)
         looked_at = rng.choice(shelf[d], (len(rows), _LOOKED_AT), p=odds[d])
         liking = world.affinity(user[rows, None], looked_at, np.full((len(rows), 1), d)) + rng.gumbel(size=looked_at.shape)
@@ -102,13 +103,13 @@ def _chunk(
         {
             "user_id": ids("u", user),
             "ad_id": ids("a", ad),
-            "domain": pl.Series(DOMAINS).gather(domain),
+            "domain": pl.Series(world.sizes.domain_names).gather(domain),
             "timestamp": pl.Series(time_us).cast(pl.Datetime("us", "UTC")),
             "click": (rng.random(n) < p_click).astype(np.int8),
             "position": position.astype(np.int16),
             "hour": pl.Series(hour).cast(pl.String),
             "network": pl.Series(["wifi", "5g", "4g"]).gather(rng.choice(3, n, p=[0.6, 0.25, 0.15])),
-            "session_id": ids("s", rng.integers(0, 20_000, n)),
+            "session_id": ids("s", rng.integers(0, world.sizes.sessions, n)),
         }
     )
     return events, pl.DataFrame({"p_click": p_click})
@@ -116,7 +117,7 @@ def _chunk(
 
 def _users(world: World) -> pl.DataFrame:
     rng = np.random.default_rng([world.seed, 2])
-    users = world.sizes.users
+    users, decoys = world.sizes.users, world.sizes.decoys
     by_category = [np.flatnonzero(world.category_A == c) for c in range(CATEGORIES)]
     watched = []
     for interest, length in zip(world.interest_U, rng.integers(0, _WATCHED + 1, users), strict=True):
@@ -128,7 +129,7 @@ def _users(world: World) -> pl.DataFrame:
             "user_id": ids("u", np.arange(users)),
             "interest": ids("c", world.interest_U),
             "age_band": pl.Series(["<18", "18-24", "25-34", "35-44", "45-54", "55-64", "65+"]).gather(world.age_U),
-            "device_id": ids("dev", rng.permutation(users)),
+            "device_id": ids("dev", rng.integers(0, decoys, users) if decoys else rng.permutation(users)),
             "tenure_days": world.tenure_U,
             "recent_topics": [[f"c{one}" for one in topics] for topics in world.topics_U],
             "watch_seq": pl.Series(watched, dtype=pl.List(pl.String)),
@@ -149,11 +150,11 @@ def _ads(world: World) -> pl.DataFrame:
 
 
 def _user_domains(world: World) -> pl.DataFrame:
-    user, domain = np.divmod(np.arange(world.sizes.users * len(DOMAINS)), len(DOMAINS))
+    user, domain = np.divmod(np.arange(world.sizes.users * world.sizes.domains), world.sizes.domains)
     return pl.DataFrame(
         {
             "user_id": ids("u", user),
-            "domain": pl.Series(DOMAINS).gather(domain),
+            "domain": pl.Series(world.sizes.domain_names).gather(domain),
             "days_since_visit": np.round(world.days_since_visit_UD[user, domain], 3),
         }
     )
@@ -164,7 +165,7 @@ def _ad_domains(world: World) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "ad_id": ids("a", ad),
-            "domain": pl.Series(DOMAINS).gather(domain),
+            "domain": pl.Series(world.sizes.domain_names).gather(domain),
             "bid": world.bid_AD[ad, domain],
             "active": world.active_AD[ad, domain],
             "slot_format": ids("f", world.format_AD[ad, domain]),
@@ -176,8 +177,8 @@ def _law(world: World) -> dict[str, object]:
     sizes = world.sizes
     return {
         "seed": world.seed,
-        "sizes": {"users": sizes.users, "ads": sizes.ads, "impressions": sizes.impressions, "days": sizes.days},
-        "shares": dict(zip(DOMAINS, SHARES, strict=True)),
+        "sizes": asdict(sizes),
+        "shares": dict(zip(sizes.domain_names, sizes.shares.tolist(), strict=True)),
         "sensitive": SENSITIVE,
         "decoys": DECOYS,
         "neutral": NEUTRAL,

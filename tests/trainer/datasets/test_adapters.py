@@ -138,6 +138,16 @@ def test_kuairand_never_describes_an_impression_by_its_outcome(tmp_path: Path) -
     assert not outcomes & set(written)
 
 
+def test_kuairand_by_segments_of_users(tmp_path: Path) -> None:
+    """User 3 is not among the users: the segment of the unknown."""
+    source = kuairand_source(tmp_path / "in", "pure", {"log_standard_4_22_to_5_08_pure.csv": LATE})
+    ADAPTERS["kuairand"](source, tmp_path / "out", domain_by="user_active_degree")
+    events = Dataset.open(tmp_path / "out").scan_events().sort("timestamp").collect()
+    assert events.select("user_id", "domain").rows() == [("1", "1|full_active"), ("3", "14|")]
+    with pytest.raises(BadInput, match="no segments by 'tab'"):
+        ADAPTERS["kuairand"](source, tmp_path / "other", domain_by="tab")
+
+
 def test_the_same_log_twice_is_refused(tmp_path: Path) -> None:
     logs = {"log_standard_4_22_to_5_08_pure.csv": LATE, "log_standard_4_22_to_5_08_pure.csv.gz": LATE}
     with pytest.raises(BadInput, match="holds the same table twice"):

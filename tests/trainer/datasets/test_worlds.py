@@ -151,6 +151,19 @@ def test_every_feature_is_accounted_for_in_the_truth(demo: Path) -> None:
     assert set(law["coefficients"]["days_since_visit"]) == set(DOMAINS)
 
 
+def test_more_domains_and_larger_decoys(tmp_path: Path) -> None:
+    """Each further domain is written, smaller than the one before, with a law of its own; the random ids have more values."""
+    sizes = Sizes(users=300, ads=200, impressions=20_000, domains=25, decoys=100_000)
+    write_demo(tmp_path / "d", seed=1, sizes=sizes)
+    events = Dataset.open(tmp_path / "d").scan_events().collect()
+    counts = dict(events["domain"].value_counts().iter_rows())
+    assert [counts[name] / events.height for name in sizes.domain_names] == pytest.approx(sizes.shares.tolist(), abs=0.02)
+    assert events["session_id"].n_unique() > 0.85 * events.height
+    law = json.loads((tmp_path / "d" / "truth" / "law.json").read_text())
+    assert len({json.dumps(one) for one in law["coefficients"]["interest"].values()}) == 25
+    assert World(sizes, 1).gap_effect_D[:4].tolist() == World(Sizes(), 1).gap_effect_D.tolist()
+
+
 @pytest.mark.parametrize("world", ["demo", "checkerboard"])
 def test_a_seed_fixes_every_byte(tmp_path: Path, world: str) -> None:
     digests = []
@@ -165,3 +178,7 @@ def test_scale_and_world_are_checked(tmp_path: Path) -> None:
         synth("mars", tmp_path / "d")  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="scale 0 is not positive"):
         synth("demo", tmp_path / "d", scale=0)
+    with pytest.raises(BadInput, match="needs two domains"):
+        synth("demo", tmp_path / "d", domains=1)
+    with pytest.raises(BadInput, match="are the demo's"):
+        synth("checkerboard", tmp_path / "d", decoys=10)
