@@ -212,5 +212,6 @@ VARIANTS: dict[str, Callable[[ADIConfig], ADIConfig]] = {
     "no_residual": _variant(residual=False),
     "no_popularity": _variant(popularity=False),
     "no_graph": _variant(graph=None),
+    "no_convolution": _variant(graph=GraphConfig(convolved_width=0)),
     "pooled_graph": _variant(graph=GraphConfig(own_width=0)),
 }
