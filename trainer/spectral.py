@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contracts.schema import AD_ID, FeatureSchema
+from trainer.convolution import convolved_rows
 from trainer.graph import id_fields, interactions
 from trainer.sampling import Entities
 
@@ -41,11 +42,14 @@ _WHOLE_ADS = 2_048  # up to here a dense decomposition takes 2 s at most
 
 @dataclass(frozen=True)
 class GraphConfig:
-    """own_weight: of the domain's own graph against the pooled one, for a user all of whose history is of the domain."""
+    """own_weight: of the domain's own graph against the pooled one, for a user all of whose history is of the domain.
+    convolved_weight: of the learned cosine against those two together."""
 
     pooled_width: int = 256
     own_width: int = 128
     own_weight: float = 0.3
+    convolved_width: int = 64
+    convolved_weight: float = 0.2
     temperature: float = 0.08
 
 
@@ -55,6 +59,8 @@ class GraphPart(nn.Module):
 
     pooled_AK: Tensor
     has_edges_AG: Tensor  # float32: in the pooled graph, then in each domain's
+    past_AW: Tensor  # what a history is summed from, where ads stand at convolved_AW (trainer/convolution.py)
+    convolved_AW: Tensor
 
     def __init__(self, schema: FeatureSchema, config: GraphConfig) -> None:
         super().__init__()
@@ -64,9 +70,11 @@ class GraphPart(nn.Module):
         self.history, self.config = history, config
         _, ad = id_fields(schema)
         self.ad_id_column = ad.start
-        self.width = config.pooled_width + config.own_width
+        self.width = config.pooled_width + config.own_width + config.convolved_width
         self.register_buffer("pooled_AK", torch.zeros(ad.cardinality, config.pooled_width))
         self.register_buffer("has_edges_AG", torch.zeros(ad.cardinality, 1 + len(schema.domains)))
+        for name in ("past_AW", "convolved_AW") if config.convolved_width else ():
+            self.register_buffer(name, torch.zeros(ad.cardinality, config.convolved_width))
         for domain in range(len(schema.domains) if config.own_width else 0):  # apart: an exported tower holds its domain's alone
             self.register_buffer(f"own_{domain}", torch.zeros(ad.cardinality, config.own_width))
 
@@ -78,22 +86,29 @@ class GraphPart(nn.Module):
         self.pooled_AK.copy_(torch.from_numpy(ad_rows(graphs[0], self.config.pooled_width)))
         for domain, graph in enumerate(graphs[1:] if self.config.own_width else []):
             self._own(domain).copy_(torch.from_numpy(ad_rows(graph, self.config.own_width)))
+        if self.config.convolved_width:
+            past_AW, convolved_AW = convolved_rows(tables, self.history, self.config.convolved_width)
+            self.past_AW.copy_(torch.from_numpy(past_AW))
+            self.convolved_AW.copy_(torch.from_numpy(convolved_AW))
 
     def user(self, codes: Tensor, domain: int) -> Tensor:
         """The own part counts for as much of the history as the domain's graph knows: where half of what users take is of
         other domains (EDDA Ali-CCP), their own graph alone is the poorer one."""
         history_BL = codes[:, self.history]
-        pooled_BK = _unit(_sum(self.pooled_AK, history_BL)) / self.config.temperature
-        if not self.config.own_width:
-            return pooled_BK
-        own_BJ = _unit(_sum(self._own(domain), history_BL)) / self.config.temperature
-        known_BG = _sum(self.has_edges_AG, history_BL)
-        weight_B1 = self.config.own_weight * known_BG[:, 1 + domain, None] / known_BG[:, :1].clamp(min=1.0)
-        return torch.cat([pooled_BK * (1.0 - weight_B1), own_BJ * weight_B1], dim=1)
+        parts = [_unit(_sum(self.pooled_AK, history_BL))]
+        if self.config.own_width:
+            known_BG = _sum(self.has_edges_AG, history_BL)
+            weight_B1 = self.config.own_weight * known_BG[:, 1 + domain, None] / known_BG[:, :1].clamp(min=1.0)
+            own_BJ = _unit(_sum(self._own(domain), history_BL))
+            parts = [parts[0] * (1.0 - weight_B1), own_BJ * weight_B1]
+        if self.config.convolved_width:
+            parts.append(self.config.convolved_weight * _unit(_sum(self.past_AW, history_BL)))
+        return torch.cat(parts, dim=1) / self.config.temperature
 
     def ad(self, codes: Tensor, domain: int) -> Tensor:
         code_B = codes[:, self.ad_id_column]
         tables = [self.pooled_AK, *([self._own(domain)] if self.config.own_width else [])]
+        tables += [self.convolved_AW] if self.config.convolved_width else []
         return torch.cat([_unit(functional.embedding(code_B, one)) for one in tables], dim=1)
 
     def _own(self, domain: int) -> Tensor:

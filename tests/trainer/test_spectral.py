@@ -15,10 +15,12 @@ from scipy.sparse.linalg import ArpackError
 from contracts.schema import FIRST, PAD, UNKNOWN
 from trainer import export, spectral
 from trainer.adi import ADI, ADIConfig
+from trainer.convolution import convolved_rows
 from trainer.graph import interactions
 from trainer.spectral import GraphConfig, GraphPart, ad_rows, history_columns
 
-SMALL = GraphConfig(pooled_width=6, own_width=4)
+SMALL = GraphConfig(pooled_width=6, own_width=4, convolved_width=0)
+CONVOLVED = GraphConfig(pooled_width=6, own_width=4, convolved_width=5)
 
 
 def random_graph(users: int = 60, ads: int = 40, seed: int = 0) -> sparse.csr_array:
@@ -114,6 +116,20 @@ def test_cosines_of_the_domain_asked_for() -> None:
     torch.testing.assert_close(second[:, 6:], torch.nn.functional.normalize(torch.from_numpy(want)))
 
 
+def test_the_convolved_part_weighs_as_much_as_asked_and_leaves_the_others_alone() -> None:
+    world, part = fitted(CONVOLVED)
+    _, without = fitted(SMALL)
+    users, ads = (torch.from_numpy(one) for one in (world.user_codes, world.ad_block(np.arange(ADS), 0)[0]))
+    user, ad = part.user(users, 1), part.ad(ads, 1)
+    torch.testing.assert_close((user[:, :10], ad[:, :10]), (without.user(users, 1), without.ad(ads, 1)))
+    weight = CONVOLVED.convolved_weight / CONVOLVED.temperature
+    torch.testing.assert_close(user[:, 10:].norm(dim=1), torch.full((USERS,), weight))
+    torch.testing.assert_close(ad[:, 10:].norm(dim=1), torch.ones(ADS))
+    past_AW, _ = convolved_rows(world, history_columns(world.schema), 5)
+    want = past_AW[world.user_codes[:, history_columns(world.schema)]].sum(axis=1)
+    torch.testing.assert_close(user[:, 10:] / weight, torch.nn.functional.normalize(torch.from_numpy(want)))
+
+
 def test_towers_without_training_rank_by_the_graph(tmp_path: Path) -> None:
     """Two groups of users and their ads in all domains: the graph alone tells them apart. The towers' files say the same."""
     world = World(history=True, withheld=0.2)
@@ -122,7 +138,7 @@ def test_towers_without_training_rank_by_the_graph(tmp_path: Path) -> None:
     past = world.user_codes[:, world.history_columns()]
     past[(past - FIRST + np.arange(USERS)[:, None]) % 2 == 1] = PAD
     torch.manual_seed(0)
-    model = ADI(world.schema, ADIConfig(width=8, expert_widths=(8,), forward_widths=(8,), graph=SMALL)).eval()
+    model = ADI(world.schema, ADIConfig(width=8, expert_widths=(8,), forward_widths=(8,), graph=CONVOLVED)).eval()
     model.prepare(world)
     user_BE = model.user_embedding(*blocks(world.user_block(np.arange(USERS), 0)), 0)
     ad_AE = model.ad_embedding(*blocks(world.ad_block(np.arange(ADS), 0)), 0)

@@ -75,4 +75,4 @@ class _Alone:
 
 
 CONFIG = TowerConfig(graph=GraphConfig(own_width=0))  # what is pooled of one domain is its own
-VARIANTS = {name: change for name, change in neural_towers.VARIANTS.items() if name != "pooled_graph"}
+VARIANTS = {name: change for name, change in neural_towers.VARIANTS.items() if name not in ("pooled_graph", "no_convolution")}
