@@ -44,7 +44,7 @@ class FitSettings:
     validation metric before stopping; negatives: sampled ads per positive (rankers on positives-only data), or uniform ads a
     step (retrievers); id_dropout: share of a ranker's rows whose user, and of those whose ad, is taken for unknown; chance: the
     validation metric of knowing nothing; self_training_*: percent of pseudo-positives in epoch 1 and its growth per epoch,
-    0 = none."""
+    0 = none; cools: the learning rate falls linearly to 0 over all epochs."""
 
     epochs: int = 10
     batch_rows: int = 1024
@@ -55,6 +55,7 @@ class FitSettings:
     id_dropout: float = 0.0
     self_training_percent: float = 0.0
     self_training_step: float = 0.0
+    cools: bool = False
     seed: int = 0
 
 
@@ -111,7 +112,7 @@ def fit_retriever(model: Retriever, tables: Tables, settings: FitSettings, direc
         towers,
         settings,
         directory,
-        steps=sum(-(-len(sampler.pairs.of(domain).ad_row) // settings.batch_rows) for domain in sampler.domains),
+        steps=_retriever_steps(sampler, settings),
         losses=lambda epoch: _retriever_losses(towers, tables, sampler, settings, epoch),
         measure=lambda: mean_recall(model, tables, "valid", _RECALL_AT),
     )
@@ -131,14 +132,18 @@ def catch_up(model: Ranker | Retriever, tables: Tables, split: str, settings: Fi
     model = cast(Ranker | TwoTower, model)
     if isinstance(model, Ranker):
         losses = _ranker_losses(model, tables, split, settings, _CATCH_UP)
+        steps = _ranker_steps(tables, split, settings)
     else:
         model.extend(everything)
         held_out = cast(Tables, _AsTraining(tables, (split,)))
         sampler = Sampler(held_out, settings.batch_rows, settings.negatives, settings.seed)
         losses = _retriever_losses(model, tables, sampler, replace(settings, self_training_percent=0.0), _CATCH_UP)
+        steps = _retriever_steps(sampler, settings)
     optimizer = _optimizer(model, settings)
     model.train()
-    for loss, _ in losses:
+    for number, (loss, _) in enumerate(losses):
+        if settings.cools:  # from the middle of the fit's rates
+            _cool(optimizer, 0.5 * (1.0 - number / steps))
         _descend(optimizer, loss)
     model.eval()
     save_weights(directory / WEIGHTS, model.state_dict())
@@ -166,7 +171,9 @@ def _fit(
             model.train()
             started = time.perf_counter()
             for number in range(position.epoch * passes, (position.epoch + 1) * passes):
-                for loss, rows in losses(number):
+                for step, (loss, rows) in enumerate(losses(number)):
+                    if settings.cools:
+                        _cool(optimizer, 1.0 - (number + step / steps) / (settings.epochs * passes))
                     _descend(optimizer, loss)
                     position.rows += rows
                     bar.advance()
@@ -203,13 +210,20 @@ def _advance(position: Position, settings: FitSettings) -> None:
 
 def _optimizer(model: Ranker | TwoTower, settings: FitSettings) -> torch.optim.Optimizer:
     """Fused: the plain one took 37% of a step where tables are large (EDDA Ali-CCP, 128-d)."""
-    return torch.optim.Adam(model.parameter_groups(settings.learning_rate), fused=True)
+    groups = [{**group, "initial_lr": group["lr"]} for group in model.parameter_groups(settings.learning_rate)]
+    return torch.optim.Adam(groups, fused=True)
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
+
+
+def _cool(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Every group at `share` of its own rate (domain-pure batches of unequal domains may be a few more than counted)."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * max(0.0, share)
 
 
 def _ranker_losses(model: Ranker, tables: Tables, split: str, settings: FitSettings, epoch: int) -> Iterator[Step]:
@@ -226,6 +240,10 @@ def _ranker_losses(model: Ranker, tables: Tables, split: str, settings: FitSetti
 
 def _ranker_steps(tables: Tables, split: str, settings: FitSettings) -> int:
     return -(-tables.split_size(split) // settings.batch_rows)
+
+
+def _retriever_steps(sampler: Sampler, settings: FitSettings) -> int:
+    return sum(-(-len(sampler.pairs.of(domain).ad_row) // settings.batch_rows) for domain in sampler.domains)
 
 
 def _retriever_losses(model: TwoTower, tables: Tables, sampler: Sampler, settings: FitSettings, epoch: int) -> Iterator[Step]:

@@ -30,7 +30,7 @@ from trainer.plans import RankerPlan
 # and after two epochs, two seeds), shared DNN with statistics: learning rate 1e-3 .679 .666; the same with half of the users
 # unknown .680 .682, with half of the ads as well .682 .680; 2e-3 with half of the users and .3 of the ads unknown .686 .678.
 # Without statistics 1e-3 gave .661 .671. Embedding L2 of 1e-2 instead of 1e-6 .661 .666, dropout .5 .677 .671, 8-d .676 .671.
-_RANKING = FitSettings(epochs=30, batch_rows=1024, learning_rate=2e-3, patience=2, chance=0.52, id_dropout=0.4)
+_RANKING = FitSettings(epochs=4, batch_rows=1024, learning_rate=2e-3, patience=4, chance=0.52, id_dropout=0.4, cools=True)
 
 RANKERS: dict[str, RankerPlan] = {
     plan.name: plan

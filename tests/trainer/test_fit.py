@@ -72,7 +72,7 @@ def tower(tables: Tables) -> Tower:
 
 
 def test_a_ranker_learns_what_rates_cannot_know(tables: Tables, tmp_path: Path) -> None:
-    settings = replace(QUICK, epochs=5, patience=5, learning_rate=0.02)
+    settings = replace(QUICK, epochs=5, patience=5, learning_rate=0.005)
     model = able(tables)
     report = fit_ranker(model, tables, settings, tmp_path / "dnn")
     rates = Rates(tables.schema, RatesConfig())
