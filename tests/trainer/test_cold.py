@@ -29,8 +29,11 @@ def test_every_row_is_in_one_slice_a_side() -> None:
     )
     found = cold_auc(scored, _Seen(), ("train", "valid"))  # type: ignore[arg-type]
     assert {name: one["rows"] for name, one in found.items()} == {
-        "known_users": 4, "new_here_users": 2, "new_users": 2,
-        "known_ads": 6, "new_ads": 2,
+        "known_users": 4,
+        "new_here_users": 2,
+        "new_users": 2,
+        "known_ads": 6,
+        "new_ads": 2,
     }
     assert all(one["positives"] == one["rows"] / 2 for one in found.values())
     aucs = {name: one["weighted_domain"] for name, one in found.items()}
