@@ -35,7 +35,7 @@ class DFEIConfig:
     clicked_only: only clicked impressions enter the averages; reads_mixture, reads_own: whether the head has z, and v_ud;
     turns: the paper's schedule, shared_rate_over_domains: the part of it that is the learning rate (see DFEI)."""
 
-    dim: int = 16
+    dim: int = 8
     hidden: tuple[int, ...] = (128, 64, 32)
     dropout: tuple[float, ...] = (0.1, 0.2, 0.3)
     head: int = 32

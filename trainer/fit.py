@@ -90,7 +90,7 @@ def fit_ranker(model: Ranker, tables: Tables, settings: FitSettings, directory: 
     model.prepare(tables)
     if hasattr(model, "fit_whole"):
         return _whole(model, tables, settings, directory)
-    return _fit(
+    report = _fit(
         model,
         settings,
         directory,
@@ -98,6 +98,10 @@ def fit_ranker(model: Ranker, tables: Tables, settings: FitSettings, directory: 
         losses=lambda epoch: _ranker_losses(model, tables, "train", settings, epoch),
         measure=lambda: mean_auc(model, tables, "valid"),
     )
+    started = time.perf_counter()
+    model.fit_beside(tables, settings)
+    save_weights(directory / WEIGHTS, model.state_dict())
+    return replace(report, seconds=report.seconds + time.perf_counter() - started, parameters=parameter_count(model))
 
 
 def fit_retriever(model: Retriever, tables: Tables, settings: FitSettings, directory: Path) -> FitReport:
@@ -146,6 +150,8 @@ def catch_up(model: Ranker | Retriever, tables: Tables, split: str, settings: Fi
             _cool(optimizer, 0.5 * (1.0 - number / steps))
         _descend(optimizer, loss)
     model.eval()
+    if isinstance(model, Ranker):
+        model.fit_beside(everything, settings)
     save_weights(directory / WEIGHTS, model.state_dict())
 
 

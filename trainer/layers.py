@@ -19,6 +19,7 @@ from contracts.schema import PAD, Block, BlockName, FeatureSchema
 from trainer.pooling import pooled
 
 if TYPE_CHECKING:
+    from trainer.fit import FitSettings
     from trainer.tables import Batch, Tables
 
 EMBEDDING_STD = 0.01
@@ -320,6 +321,9 @@ class Ranker(nn.Module):
         if self.embedding_l2 == 0.0:
             return torch.zeros((), device=inputs.domain.device)
         return self.embedding_l2 * self.embedding.penalty(inputs)
+
+    def fit_beside(self, tables: Tables, settings: FitSettings) -> None:
+        """Fit what stands beside the gradient model, in one call: after it, and again when it is to know more."""
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Optimiser groups, each with its learning rate."""

@@ -15,8 +15,9 @@ from contracts.errors import BadInput
 from trainer.plans import RankerPlan, RetrieverPlan, Variants
 from trainer.rankers import RANKERS
 from trainer.retrievers import RETRIEVERS
+from trainer.with_trees import WithTrees
 
-_NO_STATISTICS = "no_statistics"  # a variant that every ranker has
+_NO_STATISTICS, _WITH_TREES = "no_statistics", "with_trees"
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,12 @@ def servable_recipe(name: str) -> Recipe:
 
 def ranker_plan(name: str) -> RankerPlan:
     plan = _look_up(name, RANKERS, "ranker")
-    varied: RankerPlan = replace(plan, name=name, config=_vary(name, plan.config, {**plan.variants, _NO_STATISTICS: {}}))
-    return replace(varied, build=_unread(varied.build)) if _NO_STATISTICS in name.split(":")[1:] else varied
+    common: Variants = dict.fromkeys(_common_variants(plan), {})
+    varied: RankerPlan = replace(plan, name=name, config=_vary(name, plan.config, {**plan.variants, **common}))
+    asked = name.split(":")[1:]
+    if _WITH_TREES in asked:
+        varied = replace(varied, build=_with_trees(varied.build))
+    return replace(varied, build=_unread(varied.build)) if _NO_STATISTICS in asked else varied
 
 
 def retriever_plan(name: str) -> RetrieverPlan:
@@ -77,12 +82,21 @@ def _unread(build: Callable[..., Any]) -> Callable[..., Any]:
     return lambda schema, *given: build(schema.without_statistics(), *given)
 
 
+def _common_variants(plan: RankerPlan | RetrieverPlan) -> tuple[str, ...]:
+    """What every ranker has; trees stand beside those that learn by gradients."""
+    return (_NO_STATISTICS,) if hasattr(plan.build, "fit_whole") else (_NO_STATISTICS, _WITH_TREES)
+
+
+def _with_trees(build: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda schema, *given: WithTrees(build(schema, *given), schema)
+
+
 def known() -> list[str]:
     """Every model, each followed by its variants; a recipe joins a retriever and a ranker by '+'."""
     names: list[str] = []
     for plans in (RETRIEVERS, RANKERS):
         for name, plan in plans.items():
-            variants = (*plan.variants, _NO_STATISTICS) if plans is RANKERS else plan.variants
+            variants = (*plan.variants, *(_common_variants(plan) if plans is RANKERS else ()))
             names += [name, *(f"{name}:{variant}" for variant in variants)]
     return names
 

@@ -29,7 +29,7 @@ def _schedule(config: TowerConfig | lightgcn.LightGCNConfig) -> FitSettings:
         batch_rows=config.batch_size,
         learning_rate=config.learning_rate,
         negatives=config.uniform_negatives,
-        patience=2,
+        patience=1,
     )
 
 

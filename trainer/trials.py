@@ -153,14 +153,15 @@ class Trials:
     def _row_path(self, trial: Trial) -> Path:
         plans: Mapping[str, Any] = RANKERS if trial.ranks else RETRIEVERS
         plan = (ranker_plan if trial.ranks else retriever_plan)(trial.half)
-        module = plans[trial.half.partition(":")[0]].build.__module__
+        modules = [plans[trial.half.partition(":")[0]].build.__module__]
+        modules += ["trainer.with_trees"] if "with_trees" in trial.half.split(":") else []
         facts = {
             "tables": self.tables.digest,
             "refreshed": self.tables.refreshed,
             "trial": asdict(trial),
             "config": asdict(plan.config),
             "settings": asdict(plan.settings),
-            "source": source_digest((*_CODE, module)),
+            "source": source_digest((*_CODE, *modules)),
         }
         mark = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
         name = re.sub(r"[^A-Za-z0-9_]", "-", trial.half)

@@ -30,7 +30,7 @@ _ALPHA, _ALPHA_STEP, _ALPHA_END = 1.0, 0.01, 5.0
 class AdaSparseConfig:
     """pruned: the range (r_min, r_max) of the share of pruned neurons; sparsity: lambda; the rest as in the shared DNN."""
 
-    dim: int = 16
+    dim: int = 8
     hidden: tuple[int, ...] = (128, 64, 32)
     pruned: tuple[float, float] = (0.15, 0.25)
     sparsity: float = 1.0

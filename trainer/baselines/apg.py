@@ -27,7 +27,7 @@ from trainer.layers import FieldEmbedding, Inputs, Ranker
 class APGConfig:
     """rank: K; the rest as in the shared DNN."""
 
-    dim: int = 16
+    dim: int = 8
     hidden: tuple[int, ...] = (128, 64, 32)
     rank: int = 16
     dropout: float = 0.2

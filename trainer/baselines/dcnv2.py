@@ -23,7 +23,7 @@ from trainer.layers import MLP, FieldEmbedding, Inputs, Ranker
 class DCNv2Config:
     """crosses: number of cross layers; rank: of their weights; the rest as in the shared DNN."""
 
-    dim: int = 16
+    dim: int = 8
     hidden: tuple[int, ...] = (128, 64, 32)
     crosses: int = 2
     rank: int = 32

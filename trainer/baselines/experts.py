@@ -24,7 +24,7 @@ class ExpertsConfig:
     """bottom, expert, tower: hidden widths from the embeddings to the logit, together those of the shared DNN; experts: how
     many the domains share; dropout: one rate for every layer."""
 
-    dim: int = 16
+    dim: int = 8
     bottom: tuple[int, ...] = (128,)
     expert: tuple[int, ...] = (64,)
     tower: tuple[int, ...] = (32,)

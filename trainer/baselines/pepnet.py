@@ -25,7 +25,7 @@ from trainer.layers import MLP, FieldEmbedding, Inputs, Ranker
 class PEPNetConfig:
     """gate: width of a gate's hidden layer; the rest as in the shared DNN."""
 
-    dim: int = 16
+    dim: int = 8
     hidden: tuple[int, ...] = (128, 64, 32)
     gate: int = 32
     dropout: float = 0.2

@@ -16,7 +16,7 @@ from trainer.layers import MLP, FieldEmbedding, Inputs, Ranker
 class SharedDNNConfig:
     """dim: embedding width E; hidden: layer widths; dropout: one rate for every layer."""
 
-    dim: int = 16
+    dim: int = 8
     hidden: tuple[int, ...] = (128, 64, 32)
     dropout: float = 0.2
     embedding_l2: float = 1e-6

@@ -32,7 +32,7 @@ _PRIOR_ROWS = 100.0  # rows that a domain borrows from all domains together; a d
 class STARConfig:
     """auxiliary: hidden widths of the auxiliary network; the rest as in the shared DNN."""
 
-    dim: int = 16
+    dim: int = 8
     hidden: tuple[int, ...] = (128, 64, 32)
     auxiliary: tuple[int, ...] = (32,)
     dropout: float = 0.2
