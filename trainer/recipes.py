@@ -60,7 +60,7 @@ def servable_recipe(name: str) -> Recipe:
 
 def ranker_plan(name: str) -> RankerPlan:
     plan = _look_up(name, RANKERS, "ranker")
-    common: Variants = dict.fromkeys(_common_variants(plan), {})
+    common: Variants = {one: {} for one in _common_variants(plan)}
     varied: RankerPlan = replace(plan, name=name, config=_vary(name, plan.config, {**plan.variants, **common}))
     asked = name.split(":")[1:]
     if _WITH_TREES in asked:
