@@ -41,8 +41,8 @@ class WithTrees(Ranker):
         return u_BK
 
     def forward(self, inputs: Inputs) -> Tensor:
-        logit_B: Tensor = self.network(inputs)
-        return (logit_B + self.trees(inputs)) / 2
+        logit_B: Tensor = (self.network(inputs) + self.trees(inputs)) / 2
+        return logit_B
 
     def training_loss(self, batch: Batch) -> Tensor:
         loss: Tensor = self.network.training_loss(batch)
