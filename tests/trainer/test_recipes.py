@@ -28,6 +28,7 @@ def test_every_known_name_can_be_asked_for() -> None:
             same = plan.config == base(name.partition(":")[0]).config
             assert not same or name.partition(":")[2] in {
                 "no_statistics",
+                "with_trees",
                 "se",
                 "concat",
                 "normalised",
