@@ -32,8 +32,8 @@ def interactions(tables: Entities, domain: int | None = None) -> sparse.csr_arra
     neighbours."""
     pairs, (user, ad) = training_pairs(tables), id_fields(tables.schema)
     pairs = pairs if domain is None else pairs.of(domain)
-    user_code = _codes(tables.user_block, pairs.user_row, user.start)
-    ad_code = _codes(tables.ad_block, pairs.ad_row, ad.start)
+    user_code = id_codes(tables.user_block, pairs.user_row, user.start)
+    ad_code = id_codes(tables.ad_block, pairs.ad_row, ad.start)
     known = (user_code >= FIRST) & (ad_code >= FIRST)
     key = np.unique(user_code[known] * ad.cardinality + ad_code[known])
     ones = np.ones(len(key), dtype=np.float32)
@@ -74,7 +74,7 @@ class _Hop(torch.autograd.Function):
         return None, graph_NN @ gradient_NE
 
 
-def _codes(block: Any, rows: NDArray[np.int64], column: int) -> NDArray[np.int64]:
+def id_codes(block: Any, rows: NDArray[np.int64], column: int) -> NDArray[np.int64]:
     """The id code of each row; an id's code is the same in every domain."""
     distinct, at = np.unique(rows, return_inverse=True)
     codes = np.empty(len(distinct), dtype=np.int64)

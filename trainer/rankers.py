@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer import dfei, dsfm, dsfm_dfei
+from trainer import dfei, dsfm, dsfm_dfei, signals
 from trainer.baselines import (
     adasparse,
     aitm,
@@ -66,6 +66,7 @@ RANKERS: dict[str, RankerPlan] = {
         RankerPlan("apg", apg.APGConfig(), apg.APG, _RANKING, variants=apg.VARIANTS),
         RankerPlan("dcnv2", dcnv2.DCNv2Config(), dcnv2.DCNv2, _RANKING, variants=dcnv2.VARIANTS),
         RankerPlan("lightgbm", lightgbm.LightGBMConfig(), lightgbm.LightGBM, variants=lightgbm.VARIANTS),
+        RankerPlan("signals", signals.SignalsConfig(), signals.Signals, FitSettings(epochs=8, learning_rate=3e-3)),
         RankerPlan("rates", rates.RatesConfig(), rates.Rates, variants=rates.VARIANTS),
     )
 }

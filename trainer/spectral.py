@@ -34,7 +34,7 @@ from trainer.sampling import Entities, training_pairs
 # Validation Recall of the graph and the popularity alone, XMarket @10 among 99 uniform ads of the market / EDDA Ali-CCP d0, d2
 # @50 of all: a .5 .637 / .044, .029 (inner products); a .4, p 1.5, T .1 .664 / .136, .115; p 2, T .08 .670 / .135, .115; p 3,
 # T .07 .668 / .135, .114. Inner products instead of cosines: .636 / .108, .091. 128 columns: .665 / .128, .110.
-_DEGREE_POWER = 0.4  # a
+DEGREE_POWER = 0.4  # a
 _SPECTRUM_POWER = 2.0  # p
 _NOTHING = 1e-4  # of the typical row's norm: shorter ones are rounding
 _SEED = 20_220_628
@@ -135,20 +135,20 @@ def history_columns(schema: FeatureSchema) -> slice | None:
     return sequences[0].columns if sequences else None
 
 
-def ad_rows(taken_UA: sparse.csr_array, width: int) -> NDArray[np.float32]:
-    """x (A, width) float32, of mean square norm 1; zero for an ad nobody took, and in columns beyond the graph's rank. The same
-    for the same graph: Lanczos from a seeded start. A randomised decomposition of 3 passes lost a quarter of the recall on EDDA,
-    whose spectrum is flat; one of 16 lost 2% and took 18 s, Lanczos 12."""
+def ad_rows(taken_UA: sparse.csr_array, width: int, power: float = _SPECTRUM_POWER) -> NDArray[np.float32]:
+    """x (A, width) float32, of mean square norm 1, power: p; zero for an ad nobody took, and in columns beyond the graph's rank.
+    The same for the same graph: Lanczos from a seeded start. A randomised decomposition of 3 passes lost a quarter of the recall
+    on EDDA, whose spectrum is flat; one of 16 lost 2% and took 18 s, Lanczos 12."""
     user, ad = (np.flatnonzero(np.asarray(taken_UA.sum(axis=axis))) for axis in (1, 0))
     rows_AK = np.zeros((taken_UA.shape[1], width), dtype=np.float32)
     if not len(ad):
         return rows_AK
     taken = taken_UA[user][:, ad]
-    of_user, of_ad = (np.asarray(taken.sum(axis=axis)) ** -_DEGREE_POWER for axis in (1, 0))
+    of_user, of_ad = (np.asarray(taken.sum(axis=axis)) ** -DEGREE_POWER for axis in (1, 0))
     scaled = sparse.diags_array(of_user) @ taken @ sparse.diags_array(of_ad)
     spectrum, right = _leading(scaled, width)
     kept = np.argsort(-spectrum)[:width]
-    found = of_ad[:, None] * right[kept].T * spectrum[kept] ** _SPECTRUM_POWER
+    found = of_ad[:, None] * right[kept].T * spectrum[kept] ** power
     rows_AK[ad, : len(kept)] = found / np.sqrt(np.square(found).sum(axis=1).mean())
     return rows_AK
 
