@@ -175,7 +175,7 @@ class DFEI(WithUserVectors):
     """
 
     def __init__(self, schema: FeatureSchema, config: DFEIConfig, sensitive: Sequence[str] = ()) -> None:
-        super().__init__()
+        super().__init__(schema)
         domains = len(schema.domains)
         self.domains = domains
         self.domain_pure = config.turns

@@ -70,7 +70,7 @@ class DSFM(Ranker):
     """sensitive: names of the features that feed the memory. Raises BadInput when there are none or one is unknown."""
 
     def __init__(self, schema: FeatureSchema, config: DSFMConfig, sensitive: Sequence[str]) -> None:
-        super().__init__()
+        super().__init__(schema)
         self.embedding_l2 = config.embedding_l2
         self.embedding = FieldEmbedding(schema, config.dim, with_domain_token=True)
         self.memory = SensitiveMemory(self.embedding.names, config, sensitive)

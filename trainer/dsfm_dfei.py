@@ -51,7 +51,7 @@ class DSFMDFEI(WithUserVectors):
     """sensitive: names of the features that feed the memory. Raises BadInput when there are none or one is unknown."""
 
     def __init__(self, schema: FeatureSchema, config: DSFMDFEIConfig, sensitive: Sequence[str]) -> None:
-        super().__init__()
+        super().__init__(schema)
         self.config = config
         self.embedding_l2 = config.embedding_l2
         self.embedding = FieldEmbedding(schema, config.dim, with_domain_token=True)

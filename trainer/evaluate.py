@@ -1,9 +1,10 @@
 """Train on the past, measure on what came after: every recipe under one protocol, every number per domain.
 
 Protocol: early stopping on the validation split, then one pass over it (trainer/fit.py: catch_up), so that the model has seen
-everything before the test; then the test once (trainer/measure.py). Vocabularies are the training window's. Every prediction
-is kept, so that recipes are compared row by row on the same users (trainer/paired.py). `signature` names, in one short line,
-all settings without which a number means nothing: numbers under different signatures do not compare.
+everything before the test, and an offset a domain (trainer/calibration.py); then the test once (trainer/measure.py).
+Vocabularies are the training window's. Every prediction is kept, so that recipes are compared row by row on the same users
+(trainer/paired.py). `signature` names, in one short line, all settings without which a number means nothing: numbers under
+different signatures do not compare.
 """
 
 from __future__ import annotations
@@ -114,6 +115,8 @@ def protocol(tables: Tables, split: str = "test") -> str:
     ]
     if tables.schema.statistics:
         parts.append(f"statistics features, counted {_counted(tables)}")
+    if split == "test" and not tables.positives_only:
+        parts.append("an offset a domain, by the latest rows before the test")
     if tables.positives_only:
         parts.append(f"AUC against {_NEGATIVES} uniform ads of the domain per positive")
     if tables.candidates(split) is not None:

@@ -127,7 +127,7 @@ class _Ranker(nn.Module):
         self.names = ranker_inputs(schema, model)
 
     def forward(self, *given: Tensor) -> Tensor:
-        return torch.sigmoid(self.model(_inputs(self.names, given)))
+        return torch.sigmoid(self.model.calibrated(_inputs(self.names, given)))
 
 
 class _Encoder(nn.Module):

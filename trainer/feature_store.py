@@ -84,6 +84,11 @@ def last_time(tables: Tables, splits: Sequence[str]) -> int:
     return max((int(tables.column(one, "time").max()) for one in splits if tables.split_size(one)), default=0)
 
 
+def stored_vectors(ranker: Ranker, tables: Tables, splits: Sequence[str]) -> StoredVectors | None:
+    """Of the impressions of `splits`; None for a ranker that reads none."""
+    return StoredVectors(ranker, *encode_user_domains(ranker, tables, splits)) if ranker.user_vectors is not None else None
+
+
 class StoredVectors:
     """What a server would read for logged rows: blend(m_ud, n_ud, v_d, kappa) of each row's user."""
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.batches import epoch_rows, joined, with_negatives, with_strangers
+from trainer.calibration import calibrate
 from trainer.checkpoint import WEIGHTS, Checkpoints, Position, load_weights, save_weights
 from trainer.layers import Ranker
 from trainer.progress import progress
@@ -123,17 +124,29 @@ def fit_retriever(model: Retriever, tables: Tables, settings: FitSettings, direc
 
 
 def catch_up(model: Ranker | Retriever, tables: Tables, split: str, settings: FitSettings, directory: Path) -> None:
-    """One pass over a held-out split, so that the model that is published has seen the last days. Rewrites the weights. Models
-    fitted in one call are fitted again, on everything up to that split."""
+    """One pass over a held-out split, so that the model that is published has seen the last days, and the offsets of its domains
+    after it. Rewrites the weights. Models fitted in one call are fitted again, on everything up to that split."""
     if tables.split_size(split) == 0:
         return
     tables = tables.at(split)
-    everything = cast(Tables, _AsTraining(tables, SPLITS[: SPLITS.index(split) + 1]))
+    seen = SPLITS[: SPLITS.index(split) + 1]
+    everything = cast(Tables, _AsTraining(tables, seen))
     if hasattr(model, "fit_whole"):
         _whole(model, everything, settings, directory)
-        return
+    else:
+        _pass_over(cast(Ranker | TwoTower, model), tables, split, everything, settings)
+    if isinstance(model, Ranker) and not tables.positives_only:
+        calibrate(model, tables, seen)
+    save_weights(directory / WEIGHTS, model.state_dict())
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(one.numel() for one in model.parameters())
+
+
+def _pass_over(model: Ranker | TwoTower, tables: Tables, split: str, everything: Tables, settings: FitSettings) -> None:
+    """One pass for a gradient model, and a new fit of what stands beside it."""
     torch.manual_seed(settings.seed * _CATCH_UP + _CATCH_UP)
-    model = cast(Ranker | TwoTower, model)
     if isinstance(model, Ranker):
         losses = _ranker_losses(model, tables, split, settings, _CATCH_UP)
         steps = _ranker_steps(tables, split, settings)
@@ -152,11 +165,6 @@ def catch_up(model: Ranker | Retriever, tables: Tables, split: str, settings: Fi
     model.eval()
     if isinstance(model, Ranker):
         model.fit_beside(everything, settings)
-    save_weights(directory / WEIGHTS, model.state_dict())
-
-
-def parameter_count(model: nn.Module) -> int:
-    return sum(one.numel() for one in model.parameters())
 
 
 def _fit(

@@ -286,21 +286,32 @@ def rows_by_domain(domain_B: Tensor, domains: int) -> tuple[Tensor, list[int]]:
 
 
 class Ranker(nn.Module):
-    """Base of every ranker: forward(inputs) -> logit_B.
+    """Base of every ranker: forward(inputs) -> logit_B, which is trained; calibrated(inputs) -> the logit of p_click, which is
+    scored, exported and served.
 
     A ranker with `embedding` (a FieldEmbedding) and `embedding_l2` gets the penalty of the rows it touched in its loss.
     `fit` calls prepare(tables) once, start_epoch() before each epoch, training_loss(batch) per batch; whoever scores logged
-    rows calls forward(serving_inputs(batch)) in eval mode.
+    rows calls calibrated(serving_inputs(batch)) in eval mode. offset_D: trainer/calibration.py.
     """
 
     domain_pure: bool = False  # fit feeds domain-pure batches, the domains in turn
     user_vectors: UserVectors | None = None  # what the exported graph's `user_vectors` input must hold, None: no such input
     embedding: FieldEmbedding
     embedding_l2: float = 0.0
+    offset_D: Tensor
+
+    def __init__(self, schema: FeatureSchema) -> None:
+        super().__init__()
+        self.register_buffer("offset_D", torch.zeros(len(schema.domains)))
 
     def forward(self, inputs: Inputs) -> Tensor:
         """logit_B: (B,) float32."""
         raise NotImplementedError
+
+    def calibrated(self, inputs: Inputs) -> Tensor:
+        """logit_B with the offset of each row's domain."""
+        logit_B: Tensor = self(inputs) + self.offset_D[inputs.domain]
+        return logit_B
 
     def prepare(self, tables: Tables) -> None:
         """Allocate what depends on the data's entities; called once before training, and before loading a checkpoint."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.cold import cold_auc
-from trainer.feature_store import StoredVectors, encode_user_domains
+from trainer.feature_store import stored_vectors
 from trainer.fit import FitReport, parameter_count
 from trainer.layers import Inputs, Ranker
 from trainer.metrics import ndcg, ndcgs, over_domains, pointwise, ranked, recall, recalls, reliability
@@ -71,7 +71,7 @@ def joined(name: str, seed: int, halves: list[Row]) -> Row:
 @torch.no_grad()
 def measure_ranker(tables: Tables, split: str, trained: TrainedRanker) -> Measured:
     model, tables = trained.model, tables.at(BEFORE[split][-1])
-    serve = _serve(model, tables, split)
+    serve = stored_vectors(model, tables, BEFORE[split])
     scored = score_split(model, tables, split, serve)
     row: Row = {"support": _support(tables, split)}
     row |= pointwise(scored.label, scored.logit, scored.domain, tables.domains, not tables.positives_only)
@@ -140,12 +140,6 @@ def _reliability(scored: Scored, domains: tuple[str, ...]) -> Row:
         if rows.sum() >= _FEWEST_FOR_A_CURVE
     }
     return {"overall": reliability(scored.label, scored.logit), "by_domain": curves}
-
-
-def _serve(model: Ranker, tables: Tables, split: str) -> Serve | None:
-    if model.user_vectors is None:
-        return None
-    return StoredVectors(model, *encode_user_domains(model, tables, BEFORE[split]))
 
 
 def _full_corpus(tables: Tables, split: str, model: Retriever) -> tuple[Row, Predictions]:

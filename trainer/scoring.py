@@ -50,7 +50,7 @@ def score_split(model: Ranker, tables: Tables, split: str, serve: Serve | None =
         if tables.positives_only:
             batch = with_negatives(tables, batch, _VALID_NEGATIVES, rng)
         batch = batch.to(where)
-        found = (model(serve(batch)), batch.label, batch.inputs.domain, batch.user_row, batch.ad_row)
+        found = (model.calibrated(serve(batch)), batch.label, batch.inputs.domain, batch.user_row, batch.ad_row)
         parts.append(tuple(one.cpu().numpy() for one in found))
     if not parts:
         parts.append(tuple(np.empty(0, dtype=kind) for kind in (np.float32, np.float32, np.int64, np.int64, np.int64)))
@@ -181,5 +181,5 @@ def _listed_by_ranker(model: Ranker, tables: Tables, domain: int, serve: Serve |
         nothing = torch.zeros(rows)
         rows_of = (torch.from_numpy(user_row[piece]), torch.from_numpy(ad_row[piece]))
         batch = Batch(Inputs(*map(torch.from_numpy, arrays)), nothing, *rows_of, nothing.long()).to(where)
-        parts.append(model((serve or model.serving_inputs)(batch)).cpu().numpy())
+        parts.append(model.calibrated((serve or model.serving_inputs)(batch)).cpu().numpy())
     return np.concatenate(parts).reshape(ads.shape)

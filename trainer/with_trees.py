@@ -23,7 +23,7 @@ class WithTrees(Ranker):
     """The network is fitted as it is alone; the trees after it, in one call."""
 
     def __init__(self, network: Ranker, schema: FeatureSchema) -> None:
-        super().__init__()
+        super().__init__(schema)
         self.network = network
         self.trees = LightGBM(schema, LightGBMConfig())
         self.domain_pure, self.user_vectors = network.domain_pure, network.user_vectors

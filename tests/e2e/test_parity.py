@@ -30,7 +30,7 @@ def test_the_gateway_scores_what_torch_scores(gateway: Gateway, night_home: Path
         user_codes, user_dense, ad_codes, ad_dense = map(torch.from_numpy, blocks)
         nothing = torch.zeros(1, 0, dtype=torch.int32), torch.zeros(1, 0)
         with torch.no_grad():
-            logit = model(Inputs(user_codes, user_dense, *nothing, ad_codes, ad_dense, torch.tensor([domain])))
+            logit = model.calibrated(Inputs(user_codes, user_dense, *nothing, ad_codes, ad_dense, torch.tensor([domain])))
         asked = {"user_id": tables.users[int(user)], "domain": tables.domains[domain], "ad_ids": tables.ads.take(ads)}
         answer = gateway.client.post("/v1/score", json=asked)
         assert answer.status_code == 200 and answer.json()["degraded"] == [], answer.text

@@ -104,7 +104,8 @@ def stirred(name: str, seed: int = 0) -> Ranker:
     model = build(name, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for one in (*model.parameters(), *(one for key, one in model.named_buffers() if key.endswith("vectors_DK"))):
+        kept = (one for key, one in model.named_buffers() if key.endswith("vectors_DK") or key == "offset_D")
+        for one in (*model.parameters(), *kept):
             one.add_(0.3 * torch.randn(one.shape, generator=generator))
         seen = batch(100, DOMAINS, seed=seed)
         model.prepare(Entities(seen))  # type: ignore[arg-type]
@@ -176,8 +177,8 @@ def test_a_row_alone_equals_the_row_in_a_crowd(name: str) -> None:
     many = batch(40, DOMAINS, seed=4).inputs
     many = many._replace(user_vectors=vectors(model, 40))
     with torch.no_grad():
-        crowd = model(many)
-        alone = torch.cat([model(pick(many, torch.tensor([row]))) for row in range(40)])
+        crowd = model.calibrated(many)
+        alone = torch.cat([model.calibrated(pick(many, torch.tensor([row]))) for row in range(40)])
     torch.testing.assert_close(crowd, alone, atol=1e-5, rtol=1e-5)
 
 
@@ -187,7 +188,7 @@ def test_one_shared_user_row_equals_that_row_repeated(name: str) -> None:
     request = one_request(batch(9, DOMAINS, seed=5).inputs, vectors(model, 1))
     repeated = Inputs(*(one if one is None or len(one) == 9 else one.expand(9, *one.shape[1:]) for one in request))
     with torch.no_grad():
-        torch.testing.assert_close(model(request), model(repeated), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model.calibrated(request), model.calibrated(repeated), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -199,7 +200,7 @@ def test_exported_graph_agrees(name: str, tmp_path: Path) -> None:
         for domain in range(DOMAINS):
             here = asked._replace(domain=torch.tensor([domain]))
             with torch.no_grad():
-                expected = torch.sigmoid(model(here)).numpy()
+                expected = torch.sigmoid(model.calibrated(here)).numpy()
             assert abs(run(session, here) - expected).max() < 1e-5
 
 

@@ -45,7 +45,7 @@ class AdaSparse(Ranker):
     alpha: Tensor
 
     def __init__(self, schema: FeatureSchema, config: AdaSparseConfig, sensitive: Sequence[str] = ()) -> None:
-        super().__init__()
+        super().__init__(schema)
         self.config = config
         self.embedding_l2 = config.embedding_l2
         self.embedding = FieldEmbedding(schema, config.dim, with_domain_token=True)

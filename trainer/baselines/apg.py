@@ -57,7 +57,7 @@ class GeneratedLinear(nn.Module):
 
 class APG(Ranker):
     def __init__(self, schema: FeatureSchema, config: APGConfig, sensitive: Sequence[str] = ()) -> None:
-        super().__init__()
+        super().__init__(schema)
         self.dropout = config.dropout
         self.embedding_l2 = config.embedding_l2
         self.embedding = FieldEmbedding(schema, config.dim, with_domain_token=True)

@@ -49,7 +49,7 @@ class CrossLayer(nn.Module):
 
 class DCNv2(Ranker):
     def __init__(self, schema: FeatureSchema, config: DCNv2Config, sensitive: Sequence[str] = ()) -> None:
-        super().__init__()
+        super().__init__(schema)
         self.embedding_l2 = config.embedding_l2
         self.embedding = FieldEmbedding(schema, config.dim, with_domain_token=True)
         width = self.embedding.width

@@ -37,7 +37,7 @@ class ExpertRanker(Ranker):
     """Embeddings and the layers beneath the experts; a subclass makes a logit of what `bottom_of` gives."""
 
     def __init__(self, schema: FeatureSchema, config: ExpertsConfig) -> None:
-        super().__init__()
+        super().__init__(schema)
         self.config = config
         self.domains = len(schema.domains)
         self.embedding_l2 = config.embedding_l2

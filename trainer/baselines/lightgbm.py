@@ -58,7 +58,7 @@ VARIANTS: dict[str, dict[str, Any]] = {}
 
 class LightGBM(Ranker):
     def __init__(self, schema: FeatureSchema, config: LightGBMConfig, sensitive: Sequence[str] = ()) -> None:
-        super().__init__()
+        super().__init__(schema)
         self.config = config
         self.domains = len(schema.domains)
         fields = {name: schema.block(name).fields for name in BLOCK_SIDES}

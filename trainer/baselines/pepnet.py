@@ -37,7 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {}
 
 class PEPNet(Ranker):
     def __init__(self, schema: FeatureSchema, config: PEPNetConfig, sensitive: Sequence[str] = ()) -> None:
-        super().__init__()
+        super().__init__(schema)
         self.embedding_l2 = config.embedding_l2
         self.embedding = FieldEmbedding(schema, config.dim, with_domain_token=True)
         names, width = self.embedding.names, self.embedding.width - config.dim  # the domain's token comes last

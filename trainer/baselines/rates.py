@@ -44,7 +44,7 @@ class Rates(Ranker):
     ad_DA: Tensor
 
     def __init__(self, schema: FeatureSchema, config: RatesConfig, sensitive: Sequence[str] = ()) -> None:
-        super().__init__()
+        super().__init__(schema)
         self.config = config
         users, ads = schema.block("user").fields[0], schema.block("ad").fields[0]
         assert (users.name, ads.name) == (USER_ID, AD_ID)

@@ -18,7 +18,7 @@ class SeparateDNN(Ranker):
     """D shared DNNs side by side; they have the same configuration and nothing else in common."""
 
     def __init__(self, schema: FeatureSchema, config: SharedDNNConfig, sensitive: Sequence[str] = ()) -> None:
-        super().__init__()
+        super().__init__(schema)
         self.embedding_l2 = config.embedding_l2
         self.embedding = FieldEmbedding(schema, config.dim, per_domain=True)
         width = self.embedding.width

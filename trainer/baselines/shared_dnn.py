@@ -27,7 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {}
 
 class SharedDNN(Ranker):
     def __init__(self, schema: FeatureSchema, config: SharedDNNConfig, sensitive: Sequence[str] = ()) -> None:
-        super().__init__()
+        super().__init__(schema)
         self.embedding_l2 = config.embedding_l2
         self.embedding = FieldEmbedding(schema, config.dim, with_domain_token=True)
         self.network = MLP(self.embedding.width, config.hidden, config.dropout, output=1)

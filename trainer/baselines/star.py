@@ -109,7 +109,7 @@ class STAR(Ranker):
     """The main network reads the features, the auxiliary one the domain as well."""
 
     def __init__(self, schema: FeatureSchema, config: STARConfig, sensitive: Sequence[str] = ()) -> None:
-        super().__init__()
+        super().__init__(schema)
         domains = len(schema.domains)
         self.embedding_l2 = config.embedding_l2
         self.embedding = FieldEmbedding(schema, config.dim, with_domain_token=True)
