@@ -76,7 +76,7 @@ class Signals(Ranker):
     deviation_S: Tensor
 
     def __init__(self, schema: FeatureSchema, config: SignalsConfig, sensitive: Sequence[str] = ()) -> None:
-        super().__init__()
+        super().__init__(schema)
         history = history_columns(schema)
         if history is None:
             raise BadInput("signals ranks by the ads of a user's history, and there is none", "choose another ranker")
