@@ -66,6 +66,6 @@ RANKERS: dict[str, RankerPlan] = {
         RankerPlan("apg", apg.APGConfig(), apg.APG, _RANKING, variants=apg.VARIANTS),
         RankerPlan("dcnv2", dcnv2.DCNv2Config(), dcnv2.DCNv2, _RANKING, variants=dcnv2.VARIANTS),
         RankerPlan("lightgbm", lightgbm.LightGBMConfig(), lightgbm.LightGBM, variants=lightgbm.VARIANTS),
-        RankerPlan("rates", rates.RatesConfig(), rates.Rates, variants=rates.VARIANTS),
+        RankerPlan("rates", rates.RatesConfig(), rates.Rates, seeded=False, variants=rates.VARIANTS),
     )
 }
