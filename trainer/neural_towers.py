@@ -134,14 +134,16 @@ class NeuralTowers(TwoTower):
         domain, codes = batch.domain, negatives.ad_codes
         user_BE, user_tokens = self._user(batch.user_codes, batch.user_dense, domain)
         ad_UE, ad_tokens = self._ad(codes, negatives.ad_dense, domain)
-        score_BU = user_BE @ ad_UE.T
         if self.graph is not None:
             with torch.no_grad():
-                told_BU = self.graph.user(batch.user_codes, domain) @ self.graph.ad(codes, domain).T
-            score_BU = score_BU + told_BU
+                part_BE, part_UE = self.graph.user(batch.user_codes, domain), self.graph.ad(codes, domain)
+                negatives = negatives._replace(offset_BU=torch.addmm(negatives.offset_BU, part_BE, part_UE.T))
+        score_BU = user_BE @ ad_UE.T
         if self.popularity is not None:
             score_BU = score_BU + self._bias(codes, domain).T
         loss = sampled_softmax(score_BU, negatives)
+        if self.config.embedding_l2 == 0.0:
+            return loss
         decay = user_tokens.square().sum((1, 2)).mean() + ad_tokens.square().sum((1, 2)).mean()
         return loss + self.config.embedding_l2 * decay
 
