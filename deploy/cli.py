@@ -74,3 +74,7 @@ def _explain(console: Console, error: Exception, debug: bool, message: str, hint
 
 def _plain(text: str) -> str:
     return text.replace("[", "\\[")
+
+
+if __name__ == "__main__":
+    main()

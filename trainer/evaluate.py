@@ -29,7 +29,7 @@ from trainer.freeze import MIN_COUNT
 from trainer.measure import CANDIDATES_AT, RECALL_AT, TIE_SEED, Predictions, Row, flops_per_candidate, joined, measure
 from trainer.paired import RESAMPLES, Rows, differences
 from trainer.rankers import RANKERS
-from trainer.recipes import Recipe, recipe
+from trainer.recipes import Recipe, known, ranker_plan, recipe, retriever_plan
 from trainer.report import to_html, to_markdown
 from trainer.retrievers import RETRIEVERS
 from trainer.source import source_digest
@@ -45,10 +45,12 @@ _SETS: Mapping[str, Mapping[str, Any]] = {"rankers": RANKERS, "retrievers": RETR
 
 
 def recipe_set(name: str) -> list[str]:
-    """Every model of one half, in the order of its table, without variants. Raises BadInput."""
-    if name not in _SETS:
-        raise BadInput(f"unknown set {name!r}", f"known: {', '.join(_SETS)}")
-    return list(_SETS[name])
+    """Every model of one half, in the order of its table, without variants; or a model and all of its variants. Raises
+    BadInput."""
+    found = list(_SETS[name]) if name in _SETS else [one for one in known() if one.partition(":")[0] == name]
+    if not found:
+        raise BadInput(f"unknown set {name!r}", f"known: {', '.join(_SETS)}, and every model's name")
+    return found
 
 
 def evaluate(
@@ -66,11 +68,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """What `evaluate --json` writes: a row a recipe and seed, paired differences of recipes, the signature.
 
-    Halves that recipes share are trained once a seed; what was measured before under the same settings and code is not trained
-    again (home/work/evaluate-*). score_domains: the domains that count, where not all do; against: the recipe that others are
-    compared with, by default the first; refreshed: statistics are counted anew before each day of the test; quick: at most 2
-    epochs. Raises BadInput for an unknown recipe or domain or a dataset that cannot be split, before anything is trained. What
-    fails is under "failed", and the rest is there.
+    Halves that recipes share are trained once a seed, and once for all seeds where no seed decides anything; what was measured
+    before under the same settings and code is not trained again (home/work/evaluate-*). score_domains: the domains that count,
+    where not all do; against: the recipe that others are compared with, by default the first; refreshed: statistics are counted
+    anew before each day of the test; quick: at most 2 epochs. Raises BadInput for an unknown recipe or domain or a dataset that
+    cannot be split, before anything is trained. What fails is under "failed", and the rest is there.
     """
     started = time.perf_counter()
     parsed, seeds = [recipe(name) for name in dict.fromkeys(recipes)], list(seeds)
@@ -168,9 +170,13 @@ def _tables(dataset: Dataset, test_from: str | int | None, work: Path, refreshed
 
 
 def _halves(one: Recipe, seed: int, epochs: int | None) -> list[Trial]:
-    """The ranker's first: where both have a number, the ranker's is the recipe's."""
-    found = [Trial(one.ranker, True, seed, epochs)] if one.ranker else []
-    return found + ([Trial(one.retriever, False, seed, epochs)] if one.retriever else [])
+    """The ranker's first: where both have a number, the ranker's is the recipe's. What no seed decides is seed 0's."""
+    found = []
+    if one.ranker:
+        found.append(Trial(one.ranker, True, seed if ranker_plan(one.ranker).seeded else 0, epochs))
+    if one.retriever:
+        found.append(Trial(one.retriever, False, seed if retriever_plan(one.retriever).seeded else 0, epochs))
+    return found
 
 
 def _collect(

@@ -17,13 +17,15 @@ Selection = Literal["top", "last", "all"]
 
 @dataclass(frozen=True)
 class RankerPlan:
-    """build(schema, config, sensitive features). selection: which end of the attribution feeds it, None: it reads none."""
+    """build(schema, config, sensitive features). selection: which end of the attribution feeds it, None: it reads none;
+    seeded: whether a seed decides anything."""
 
     name: str
     config: Any
     build: Callable[[FeatureSchema, Any, Sequence[str]], Ranker]
     settings: FitSettings = field(default_factory=FitSettings)
     remembers: bool = False
+    seeded: bool = True
     variants: Variants = field(default_factory=dict)
 
     @property
@@ -34,7 +36,8 @@ class RankerPlan:
 
 @dataclass(frozen=True)
 class RetrieverPlan:
-    """schedule: how it is trained, where that is part of its configuration; servable: a TwoTower, which a bundle can hold."""
+    """schedule: how it is trained, where that is part of its configuration; servable: a TwoTower, which a bundle can hold;
+    seeded: as for rankers."""
 
     name: str
     config: Any
@@ -42,4 +45,5 @@ class RetrieverPlan:
     settings: FitSettings = field(default_factory=FitSettings)
     schedule: Callable[[Any], FitSettings] | None = None
     servable: bool = True
+    seeded: bool = True
     variants: Variants = field(default_factory=dict)

@@ -19,30 +19,37 @@ from torch import Tensor
 
 def pooled(weight_VE: Tensor, codes_RN: Tensor, share_RN: Tensor, lengths: tuple[int, ...]) -> Tensor:
     """tokens_RTE: token t of a row sums the next lengths[t] of its N codes. codes int32; share float32, constants."""
+    starts = _starts(codes_RN, lengths)
     if weight_VE.is_cuda:
-        return _bags(weight_VE, codes_RN, share_RN, _starts(codes_RN, lengths)[:-1]).view(
-            len(codes_RN), len(lengths), weight_VE.shape[1]
-        )
-    tokens: Tensor = _Pooled.apply(weight_VE, codes_RN, share_RN, _starts(codes_RN, lengths))  # type: ignore[no-untyped-call]
+        tokens = _bags(weight_VE, codes_RN.flatten(), share_RN.flatten(), starts)
+    else:
+        tokens = _Pooled.apply(weight_VE, *_kept(codes_RN, share_RN, starts))  # type: ignore[no-untyped-call]
     return tokens.view(len(codes_RN), len(lengths), weight_VE.shape[1])
 
 
 class _Pooled(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, weight_VE: Tensor, codes_RN: Tensor, share_RN: Tensor, starts: Tensor) -> Tensor:
-        context.save_for_backward(codes_RN, share_RN, starts)
+    def forward(context: Any, weight_VE: Tensor, codes_M: Tensor, share_M: Tensor, starts: Tensor) -> Tensor:
+        context.save_for_backward(codes_M, share_M, starts)
         context.rows = len(weight_VE)
-        return _bags(weight_VE, codes_RN, share_RN, starts[:-1])
+        return _bags(weight_VE, codes_M, share_M, starts)
 
     @staticmethod
     def backward(context: Any, gradient_TE: Tensor) -> tuple[Tensor, None, None, None]:
         codes, share, starts = (one.numpy() for one in context.saved_tensors)
-        read = sparse.csc_array((share.ravel(), codes.ravel(), starts), shape=(context.rows, len(starts) - 1))
+        read = sparse.csc_array((share, codes, starts), shape=(context.rows, len(starts) - 1))
         return torch.from_numpy(read @ gradient_TE.numpy()), None, None, None
 
 
-def _bags(weight_VE: Tensor, codes_RN: Tensor, share_RN: Tensor, starts: Tensor) -> Tensor:
-    return F.embedding_bag(codes_RN.flatten(), weight_VE, starts, mode="sum", per_sample_weights=share_RN.flatten())
+def _bags(weight_VE: Tensor, codes_M: Tensor, share_M: Tensor, starts: Tensor) -> Tensor:
+    return F.embedding_bag(codes_M, weight_VE, starts, mode="sum", per_sample_weights=share_M, include_last_offset=True)
+
+
+def _kept(codes_RN: Tensor, share_RN: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """codes, shares and starts without padding, whose share is 0."""
+    kept_M = share_RN.flatten() != 0
+    before = torch.cat([starts.new_zeros(1), kept_M.cumsum(0, dtype=torch.int32)])
+    return codes_RN.flatten()[kept_M], share_RN.flatten()[kept_M], before[starts]
 
 
 def _starts(codes_RN: Tensor, lengths: tuple[int, ...]) -> Tensor:

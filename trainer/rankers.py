@@ -67,6 +67,6 @@ RANKERS: dict[str, RankerPlan] = {
         RankerPlan("dcnv2", dcnv2.DCNv2Config(), dcnv2.DCNv2, _RANKING, variants=dcnv2.VARIANTS),
         RankerPlan("lightgbm", lightgbm.LightGBMConfig(), lightgbm.LightGBM, variants=lightgbm.VARIANTS),
         RankerPlan("signals", signals.SignalsConfig(), signals.Signals, FitSettings(epochs=8, learning_rate=3e-3)),
-        RankerPlan("rates", rates.RatesConfig(), rates.Rates, variants=rates.VARIANTS),
+        RankerPlan("rates", rates.RatesConfig(), rates.Rates, seeded=False, variants=rates.VARIANTS),
     )
 }

@@ -66,10 +66,12 @@ RETRIEVERS: dict[str, RetrieverPlan] = {
         _towers("ple_towers", ple_towers.PLETowers, ple_towers.PLETowersConfig()),
         RetrieverPlan("lightgcn", lightgcn.LightGCNConfig(), lightgcn.LightGCN, schedule=_schedule, variants=lightgcn.VARIANTS),
         RetrieverPlan("als", als.ALSConfig(), als.ALS, variants=als.VARIANTS),
-        RetrieverPlan("ease", ease.EASEConfig(), ease.EASE, servable=False),
-        RetrieverPlan("item_cf", neighbours.ItemCFConfig(), neighbours.ItemCF, servable=False),
-        RetrieverPlan("item_cf_pooled", neighbours.ItemCFConfig(pooled=True), neighbours.ItemCF, servable=False),
-        RetrieverPlan("user_cf", neighbours.UserCFConfig(), neighbours.UserCF, servable=False),
-        RetrieverPlan("popularity", popularity.PopularityConfig(), popularity.Popularity, variants=popularity.VARIANTS),
+        RetrieverPlan("ease", ease.EASEConfig(), ease.EASE, servable=False, seeded=False),
+        RetrieverPlan("item_cf", neighbours.ItemCFConfig(), neighbours.ItemCF, servable=False, seeded=False),
+        RetrieverPlan("item_cf_pooled", neighbours.ItemCFConfig(pooled=True), neighbours.ItemCF, servable=False, seeded=False),
+        RetrieverPlan("user_cf", neighbours.UserCFConfig(), neighbours.UserCF, servable=False, seeded=False),
+        RetrieverPlan(
+            "popularity", popularity.PopularityConfig(), popularity.Popularity, seeded=False, variants=popularity.VARIANTS
+        ),
     )
 }

@@ -141,7 +141,8 @@ class Sampler:
         ads, column, times = np.unique(columns, return_inverse=True, return_counts=True)
         log_q = np.log(column_probability(frequency, eligible, size, uniform)[ads])
         rows, own = np.arange(size), column[:size]
-        offset = np.where(self.known[domain].among(part.user_row, ads), -np.inf, np.log(times) - log_q).astype(np.float32)
+        offset = np.repeat((np.log(times) - log_q).astype(np.float32)[None], size, axis=0)
+        offset[self.known[domain].among(part.user_row, ads)] = -np.inf
         offset[rows, own] = -log_q[own]
         ad_codes, ad_dense = self.tables.ad_block(ads, domain)
         user_codes, user_dense = self.tables.user_block(part.user_row, domain)
@@ -157,9 +158,8 @@ class _Known:
         order = np.argsort(pairs.user_row, kind="stable")
         self.user, self.ad = pairs.user_row[order], pairs.ad_row[order]
 
-    def among(self, user_row: Rows, ads: Rows) -> NDArray[np.bool_]:
-        """hit_BU: (B, U), whether ads[u] is a known positive of user_row[b]. ads: (U,) sorted."""
-        hit = np.zeros((len(user_row), len(ads)), dtype=bool)
+    def among(self, user_row: Rows, ads: Rows) -> tuple[Rows, Rows]:
+        """Every (b, u) where ads[u] is a known positive of user_row[b]. ads: (U,) sorted."""
         start, end = np.searchsorted(self.user, user_row, "left"), np.searchsorted(self.user, user_row, "right")
         length = end - start
         row = np.repeat(np.arange(len(user_row)), length)
@@ -167,9 +167,8 @@ class _Known:
         ad = self.ad[start[row] + within]
         at = np.minimum(np.searchsorted(ads, ad), len(ads) - 1)
         present = ads[at] == ad
-        hit[row[present], at[present]] = True
-        return hit
+        return row[present], at[present]
 
 
 def _tensors(*arrays: NDArray[Any]) -> list[Tensor]:
-    return [torch.from_numpy(np.array(one)) for one in arrays]
+    return [torch.from_numpy(np.require(one, requirements="W")) for one in arrays]

@@ -53,7 +53,10 @@ def attribute(
 def evaluate(
     directory: Annotated[Path | None, typer.Argument(help="a canonical dataset")] = None,
     recipe: Annotated[list[str] | None, typer.Option(help="repeat for several; a bare model name evaluates that half")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="rankers or retrievers: every model of that half")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="rankers or retrievers: every model of that half; a model's name: it and all of its variants"),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="seeds 0 .. N-1")] = 1,
     test_from: Annotated[str | None, typer.Option(help="ISO date or epoch milliseconds; test rows start here")] = None,
     score_domains: Annotated[str | None, typer.Option(help="the domains that count, as a,b,c; the others are reported")] = None,

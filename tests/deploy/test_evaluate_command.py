@@ -74,6 +74,9 @@ def test_a_set_is_every_model_of_its_half(monkeypatch: pytest.MonkeyPatch, world
     monkeypatch.setattr(evaluate, "evaluate", asked)
     assert mdrec("evaluate", world, "--recipe", "dsfm:softmax_attn", "--set", "rankers", "--jobs", 2, "--against", "rates") == 2
     assert seen["names"] == ["dsfm:softmax_attn", *recipes.RANKERS] and seen["jobs"] == 2 and seen["against"] == "rates"
+    assert mdrec("evaluate", world, "--set", "popularity", "--set", "dfei") == 2
+    assert seen["names"] == [one for one in recipes.known() if re.match("(popularity|dfei)(:|$)", one)]
+    assert {"popularity", "dfei", "dfei:turns", "dfei:no_statistics"} <= set(seen["names"])
 
 
 def test_what_cannot_be_is_refused_in_one_line(world: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:

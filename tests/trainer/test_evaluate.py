@@ -24,7 +24,10 @@ from trainer.metrics import auc
 from trainer.scoring import listed_scores, ranked_lists, score_split
 from trainer.source import source_closure, source_digest
 from trainer.tables import Tables
+from trainer.train import train_ranker, train_retriever
 from trainer.two_tower import TwoTower
+
+EVERY_PLAN = (*recipes.RANKERS.values(), *recipes.RETRIEVERS.values())
 
 
 @pytest.fixture(scope="module")
@@ -220,16 +223,29 @@ def test_what_is_kept_is_not_trained_again(quick: None, tmp_path: Path, monkeypa
     asked = ["rates", "shared_dnn", "popularity+rates"]
     with pytest.raises(KeyboardInterrupt):
         evaluate(tmp_path / "data", asked[1:], seeds=[2, 1, 0], **given)
-    assert trained == [("shared_dnn", 2), ("rates", 2), ("shared_dnn", 1)]
+    assert trained == [("shared_dnn", 2), ("rates", 0), ("shared_dnn", 1)]
     killed = evaluate(tmp_path / "data", asked, seeds=[2, 1], **given)
-    assert sorted(trained[3:]) == [("rates", 1), ("shared_dnn", 1)]
+    assert trained[3:] == [("shared_dnn", 1)], "no seed decides rates: one trial is all seeds'"
+    rates = [row for row in killed["rows"] if row["recipe"] == "rates"]
+    assert [row["seed"] for row in rates] == [2, 1] and {**rates[0], "seed": 1} == rates[1]
+    spread = [one["spread"] for one in killed["paired"] if {one["recipe"], one["against"]} == {"rates", "popularity+rates"}]
+    assert spread and not any(spread)
     again = evaluate(tmp_path / "data", asked, seeds=[2, 1], **given)
-    assert len(trained) == 5, "halves that recipes share, and all that was kept, are trained once"
+    assert len(trained) == 4, "halves that recipes share, and all that was kept, are trained once"
     assert {**again, "wall_seconds": 0} == {**killed, "wall_seconds": 0}
     short = evaluate(tmp_path / "data", ["shared_dnn"], seeds=[1], quick=True, **given)
-    assert len(trained) == 6 and "epochs:quick<=2" in short["signature"] and "epochs:plan" in killed["signature"]
+    assert len(trained) == 5 and "epochs:quick<=2" in short["signature"] and "epochs:plan" in killed["signature"]
     work = next((tmp_path / "home" / "work").iterdir())
     assert list((work / "training").rglob("*.safetensors")) == [], "only results are kept"
+
+
+@pytest.mark.parametrize("name", [one.name for one in EVERY_PLAN if not one.seeded])
+def test_what_is_said_to_have_no_seed_has_none(name: str, clicks: Tables, tables: Tables, tmp_path: Path) -> None:
+    if name in recipes.RANKERS:
+        states = [train_ranker(name, tables, seed, tmp_path / str(seed)).model.state_dict() for seed in range(2)]
+    else:
+        states = [train_retriever(name, clicks, seed, tmp_path / str(seed)).model.state_dict() for seed in range(2)]
+    assert states[0] and all(torch.equal(one, states[1][key]) for key, one in states[0].items())
 
 
 def test_statistics_may_be_refreshed_and_the_signature_says_so(quick: None, tmp_path: Path) -> None:
