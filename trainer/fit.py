@@ -112,6 +112,7 @@ def fit_retriever(model: Retriever, tables: Tables, settings: FitSettings, direc
     if hasattr(model, "fit_whole"):
         return _whole(model, tables, settings, directory)
     towers = cast(TwoTower, model)
+    towers.settle(lambda: mean_recall(towers, tables, "valid", _RECALL_AT))
     sampler = Sampler(tables, settings.batch_rows, settings.negatives, settings.seed)
     return _fit(
         towers,

@@ -26,7 +26,7 @@ from contracts.schema import FIRST, UNKNOWN, BlockName, FeatureSchema
 from trainer.graph import id_fields
 from trainer.layers import FieldEmbedding
 from trainer.sampling import Entities, Negatives, Positives, sampled_softmax, training_pairs
-from trainer.spectral import GraphConfig, GraphPart, history_columns
+from trainer.spectral import GraphConfig, GraphPart, history_columns, settle
 from trainer.two_tower import TwoTower
 
 # KuaiRand-Pure tab 0 (882 training clicks), Recall@50 of the smoothed counts alone: .173 from .002 to .1, .162 at .4, .067 at
@@ -167,6 +167,10 @@ class NeuralTowers(TwoTower):
     def extend(self, tables: Entities) -> None:
         if self.graph is not None:
             self.graph.fit(tables)
+
+    def settle(self, measure: Callable[[], float | None]) -> None:
+        if self.graph is not None:
+            settle([self.graph], measure)
 
     def narrowed(self, side: BlockName, domain: int) -> TwoTower:
         return self._with(embedding=self.embedding.narrowed(side))

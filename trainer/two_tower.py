@@ -69,6 +69,9 @@ class TwoTower(Retriever):
         read. What a traced graph leaves out by itself (other modules, other parameters) may stay."""
         return self
 
+    def settle(self, measure: Callable[[], float | None]) -> None:
+        """Choose, by a metric on the validation split, what stands beside the towers; called once, before training."""
+
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Optimiser groups, each with its learning rate."""
         return [{"params": list(self.parameters()), "lr": lr}]

@@ -17,7 +17,7 @@ from trainer import export, spectral
 from trainer.adi import ADI, ADIConfig
 from trainer.convolution import convolved_rows
 from trainer.graph import interactions
-from trainer.spectral import GraphConfig, GraphPart, ad_rows, history_columns
+from trainer.spectral import GraphConfig, GraphPart, ad_rows, history_columns, settle
 
 SMALL = GraphConfig(pooled_width=6, own_width=4, convolved_width=0)
 CONVOLVED = GraphConfig(pooled_width=6, own_width=4, convolved_width=5)
@@ -160,3 +160,19 @@ def test_a_newer_graph_takes_the_place_of_the_last() -> None:
     part.fit(more)
     torch.testing.assert_close(part.pooled_AK, torch.from_numpy(ad_rows(interactions(more), 6)))
     assert not torch.equal(before, part.pooled_AK)
+
+
+def test_the_graph_is_as_strong_as_the_measure_likes_it() -> None:
+    world, part = fitted()
+    codes = torch.from_numpy(world.user_codes)
+    whole = part.user(codes, 0)
+    settle([part], lambda: -abs(float(part.strength) - 0.25))
+    torch.testing.assert_close(part.user(codes, 0), whole * 0.25)
+    settle([part], lambda: 1.0)
+    assert float(part.strength) == 1.0  # the strongest of equals
+    settle([part], lambda: float(part.strength == 0.0))
+    assert not part.user(codes, 0).any()
+    part.fit(world)
+    assert float(part.strength) == 0.0  # a newer graph is not a stronger one
+    settle([part], lambda: None)
+    assert float(part.strength) == 1.0

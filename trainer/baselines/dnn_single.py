@@ -3,6 +3,7 @@ popularity, that never saw a row of another domain. Features of the user, the hi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from trainer import neural_towers
 from trainer.baselines.dnn import DNN
 from trainer.neural_towers import TowerConfig
 from trainer.sampling import Entities, Negatives, Positives, Rows
-from trainer.spectral import GraphConfig
+from trainer.spectral import GraphConfig, settle
 from trainer.two_tower import TwoTower
 
 
@@ -46,6 +47,10 @@ class DNNSingle(TwoTower):
     def extend(self, tables: Entities) -> None:
         for domain in range(len(self.alone)):
             self.of(domain).extend(_Alone(tables, domain))
+
+    def settle(self, measure: Callable[[], float | None]) -> None:
+        """One strength for all: a domain of few rows could not tell."""
+        settle([graph for domain in range(len(self.alone)) if (graph := self.of(domain).graph) is not None], measure)
 
     def narrowed(self, side: BlockName, domain: int) -> TwoTower:
         alone = list(self.alone)
