@@ -3,8 +3,8 @@
     token_t = sum over its codes c of share_c weight[c], the codes of a token standing side by side
 
 The sum is torch's embedding bag, which never holds the rows that it adds. Its gradient is the product of a sparse matrix (codes x
-tokens) with the tokens' gradient: torch's own took 41 ms of a step of 110 (1,024 rows of KuaiRand-Pure, 240,000 codes, one
-thread), this one 3, and it is the same whatever the number of threads.
+tokens) with the tokens' gradient, the same whatever the number of threads: with it a step of the shared DNN (1,024 rows of
+KuaiRand-Pure, 240,000 codes, one thread) takes 43 ms of processor time, with torch's own 62.
 """
 
 from __future__ import annotations
