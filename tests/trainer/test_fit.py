@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from contracts.schema import FeatureSchema
+from trainer import fit
 from trainer.baselines.popularity import Popularity
 from trainer.baselines.rates import Rates, RatesConfig
 from trainer.baselines.shared_dnn import SharedDNN, SharedDNNConfig
@@ -198,3 +199,31 @@ def test_a_retriever_learns_and_popularity_is_counted(clicks: Tables, tmp_path: 
     popularity = Popularity(clicks.schema)
     report = fit_retriever(popularity, clicks, QUICK, tmp_path / "popularity")
     assert report.epochs == 1 and (tmp_path / "popularity" / WEIGHTS).is_file()
+
+
+def test_a_rate_that_cools_falls_to_zero_and_starts_again_at_half(
+    tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    descend = fit._descend
+
+    def watched(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+        descend(optimizer, loss)
+
+    monkeypatch.setattr(fit, "_descend", watched)
+    settings = replace(QUICK, epochs=2, patience=2, cools=True)
+    model = ranker(tables)
+    fit_ranker(model, tables, settings, tmp_path)
+    assert rates[0] == settings.learning_rate and rates == sorted(rates, reverse=True) and 0 < rates[-1] < rates[0] / 20
+    del rates[:]
+    catch_up(model, tables, "valid", settings, tmp_path)
+    assert rates[0] == settings.learning_rate / 2 and rates == sorted(rates, reverse=True)
+
+
+def test_what_stands_beside_the_towers_is_settled_once_before_they_learn(clicks: Tables, tmp_path: Path) -> None:
+    model, settled = tower(clicks), []
+    model.settle = lambda measure: settled.append((measure(), model.domain.detach().clone()))  # type: ignore[method-assign,assignment]
+    before = model.domain.detach().clone()
+    fit_retriever(model, clicks, QUICK, tmp_path)
+    assert len(settled) == 1 and settled[0][0] is not None and torch.equal(settled[0][1], before)
