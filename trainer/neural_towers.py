@@ -219,4 +219,5 @@ VARIANTS: dict[str, Callable[[Any], Any]] = {
     "no_graph": variant(graph=None),
     "pooled_graph": variant(graph=GraphConfig(own_width=0)),
     "no_convolution": variant(graph=GraphConfig(convolved_width=0)),
+    "no_factors": variant(graph=GraphConfig(factored_width=0)),
 }

@@ -18,6 +18,7 @@ from trainer.baselines import (
     popularity,
     shared_bottom_towers,
 )
+from trainer.factors import ALSConfig
 from trainer.fit import FitSettings
 from trainer.neural_towers import TowerConfig
 from trainer.plans import RetrieverPlan, Variants
@@ -65,7 +66,7 @@ RETRIEVERS: dict[str, RetrieverPlan] = {
         _towers("mmoe_towers", mmoe_towers.MMoETowers, mmoe_towers.MMoETowersConfig()),
         _towers("ple_towers", ple_towers.PLETowers, ple_towers.PLETowersConfig()),
         RetrieverPlan("lightgcn", lightgcn.LightGCNConfig(), lightgcn.LightGCN, schedule=_schedule, variants=lightgcn.VARIANTS),
-        RetrieverPlan("als", als.ALSConfig(), als.ALS, variants=als.VARIANTS),
+        RetrieverPlan("als", ALSConfig(), als.ALS, variants=als.VARIANTS),
         RetrieverPlan("ease", ease.EASEConfig(), ease.EASE, servable=False, seeded=False),
         RetrieverPlan("item_cf", neighbours.ItemCFConfig(), neighbours.ItemCF, servable=False, seeded=False),
         RetrieverPlan("item_cf_pooled", neighbours.ItemCFConfig(pooled=True), neighbours.ItemCF, servable=False, seeded=False),

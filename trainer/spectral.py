@@ -5,8 +5,9 @@ row x_a = Da^-a (Q S^p)_a, in the pooled graph of all domains and in each domain
 taken: N Q S^p = P S^(p+1) is where the decomposition has the user's id, and a user it never met stands there as well. In training
 a row's own ad is left out of its history, so that what the graph says of the row is not what it was told.
 
-A pair's inner product is the cosine in the pooled space and in the domain's own, over a temperature. Nothing is learned on top
-of the rows, only beside them, so `fit` can replace them by those of a newer graph, whose space is turned.
+A pair's inner product is the cosine in the pooled space and in the domain's own, over a temperature, and what a convolution
+(trainer/convolution.py) and a factorisation (trainer/factors.py) of the pooled graph say of it. Nothing is learned on top of the
+rows, only beside them, so `fit` can replace them by those of a newer graph, whose space is turned.
 
 Shapes: B rows, L history length, A ad codes, K columns of the pooled rows, J of a domain's own.
 """
@@ -29,12 +30,15 @@ from torch.nn import functional
 
 from contracts.schema import AD_ID, FeatureSchema
 from trainer.convolution import convolved_rows
+from trainer.factors import factored_rows
 from trainer.graph import id_fields, interactions
 from trainer.sampling import Entities, training_pairs
 
 # Validation Recall of the graph and the popularity alone, XMarket @10 among 99 uniform ads of the market / EDDA Ali-CCP d0, d2
 # @50 of all: a .5 .637 / .044, .029 (inner products); a .4, p 1.5, T .1 .664 / .136, .115; p 2, T .08 .670 / .135, .115; p 3,
 # T .07 .668 / .135, .114. Inner products instead of cosines: .636 / .108, .091. 128 columns: .665 / .128, .110.
+# All that stands here, XMarket @50 of all, @10 among 99 / EDDA d0, d2: 256 pooled columns without factors .529, .663 / .137, .119,
+# with 128 factors .533, .664 / .142, .123; 128 columns with 128 factors .532, .668 / .142, .123, with 256 .533, .668 / .142, .127.
 DEGREE_POWER = 0.4  # a
 _SPECTRUM_POWER = 2.0  # p
 _NOTHING = 1e-4  # of the typical row's norm: shorter ones are rounding
@@ -48,13 +52,15 @@ _FITTED_KEPT = 4  # with and without the held-out split, of two configurations
 @dataclass(frozen=True)
 class GraphConfig:
     """own_weight: of the domain's own graph against the pooled one, for a user all of whose history is of the domain.
-    convolved_weight: of the learned cosine against those two together."""
+    convolved_weight, factored_weight: of the learned cosine, and of the factors, against those two together."""
 
-    pooled_width: int = 256
+    pooled_width: int = 128
     own_width: int = 128
-    own_weight: float = 0.3
+    own_weight: float = 0.5
     convolved_width: int = 64
     convolved_weight: float = 0.2
+    factored_width: int = 128
+    factored_weight: float = 0.64
     temperature: float = 0.08
 
 
@@ -67,6 +73,8 @@ class GraphPart(nn.Module):
     has_edges_AG: Tensor  # float32: in the pooled graph, then in each domain's
     past_AW: Tensor  # what a history is summed from, where ads stand at convolved_AW (trainer/convolution.py)
     convolved_AW: Tensor
+    past_AF: Tensor  # the same for the factors (trainer/factors.py)
+    factored_AF: Tensor
 
     def __init__(self, schema: FeatureSchema, config: GraphConfig) -> None:
         super().__init__()
@@ -76,12 +84,14 @@ class GraphPart(nn.Module):
         self.history, self.config = history, config
         _, ad = id_fields(schema)
         self.ad_id_column = ad.start
-        self.width = config.pooled_width + config.own_width + config.convolved_width
+        self.width = config.pooled_width + config.own_width + config.convolved_width + config.factored_width
         self.register_buffer("strength", torch.ones(()))
         self.register_buffer("pooled_AK", torch.zeros(ad.cardinality, config.pooled_width))
         self.register_buffer("has_edges_AG", torch.zeros(ad.cardinality, 1 + len(schema.domains)))
         for name in ("past_AW", "convolved_AW") if config.convolved_width else ():
             self.register_buffer(name, torch.zeros(ad.cardinality, config.convolved_width))
+        for name in ("past_AF", "factored_AF") if config.factored_width else ():
+            self.register_buffer(name, torch.zeros(ad.cardinality, config.factored_width))
         for domain in range(len(schema.domains) if config.own_width else 0):  # apart: an exported tower holds its domain's alone
             self.register_buffer(f"own_{domain}", torch.zeros(ad.cardinality, config.own_width))
 
@@ -108,6 +118,10 @@ class GraphPart(nn.Module):
             past_AW, convolved_AW = convolved_rows(tables, self.history, self.config.convolved_width)
             self.past_AW.copy_(torch.from_numpy(past_AW))
             self.convolved_AW.copy_(torch.from_numpy(convolved_AW))
+        if self.config.factored_width:
+            past_AF, factored_AF = factored_rows(graphs[0], self.config.factored_width)
+            self.past_AF.copy_(torch.from_numpy(past_AF))
+            self.factored_AF.copy_(torch.from_numpy(factored_AF))
 
     def user(self, codes: Tensor, domain: int) -> Tensor:
         """The own part counts for as much of the history as the domain's graph knows: where half of what users take is of
@@ -121,13 +135,18 @@ class GraphPart(nn.Module):
             parts = [parts[0] * (1.0 - weight_B1), own_BJ * weight_B1]
         if self.config.convolved_width:
             parts.append(self.config.convolved_weight * _unit(_sum(self.past_AW, history_BL)))
+        if self.config.factored_width:
+            parts.append(self.config.factored_weight * _unit(_sum(self.past_AF, history_BL)))
         return torch.cat(parts, dim=1) * (self.strength / self.config.temperature)
 
     def ad(self, codes: Tensor, domain: int) -> Tensor:
+        """Cosines but for the factors: how long an ad's are says how often it is taken where it is."""
         code_B = codes[:, self.ad_id_column]
         tables = [self.pooled_AK, *([self._own(domain)] if self.config.own_width else [])]
         tables += [self.convolved_AW] if self.config.convolved_width else []
-        return torch.cat([_unit(functional.embedding(code_B, one)) for one in tables], dim=1)
+        parts = [_unit(functional.embedding(code_B, one)) for one in tables]
+        parts += [functional.embedding(code_B, self.factored_AF)] if self.config.factored_width else []
+        return torch.cat(parts, dim=1)
 
     def _own(self, domain: int) -> Tensor:
         return self.get_buffer(f"own_{domain}")

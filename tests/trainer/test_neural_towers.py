@@ -226,10 +226,11 @@ def test_a_domain_alone_smooths_popularity_by_itself() -> None:
 @pytest.mark.parametrize(
     ("variant", "missing"),
     [
-        ("no_graph", GRAPH.pooled_width + GRAPH.own_width + GRAPH.convolved_width),
+        ("no_graph", GRAPH.pooled_width + GRAPH.own_width + GRAPH.convolved_width + GRAPH.factored_width),
         ("no_popularity", 1),
         ("pooled_graph", GRAPH.own_width),
         ("no_convolution", GRAPH.convolved_width),
+        ("no_factors", GRAPH.factored_width),
     ],
 )
 def test_what_stands_beside_the_towers_can_be_left_out(variant: str, missing: int) -> None:

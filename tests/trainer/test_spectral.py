@@ -16,11 +16,13 @@ from contracts.schema import FIRST, PAD, UNKNOWN
 from trainer import export, spectral
 from trainer.adi import ADI, ADIConfig
 from trainer.convolution import convolved_rows
+from trainer.factors import factored_rows
 from trainer.graph import interactions
 from trainer.spectral import GraphConfig, GraphPart, ad_rows, history_columns, settle
 
-SMALL = GraphConfig(pooled_width=6, own_width=4, convolved_width=0)
-CONVOLVED = GraphConfig(pooled_width=6, own_width=4, convolved_width=5)
+SMALL = GraphConfig(pooled_width=6, own_width=4, convolved_width=0, factored_width=0)
+CONVOLVED = GraphConfig(pooled_width=6, own_width=4, convolved_width=5, factored_width=0)
+FACTORED = GraphConfig(pooled_width=6, own_width=4, convolved_width=0, factored_width=7)
 
 
 def random_graph(users: int = 60, ads: int = 40, seed: int = 0) -> sparse.csr_array:
@@ -128,6 +130,19 @@ def test_the_convolved_part_weighs_as_much_as_asked_and_leaves_the_others_alone(
     past_AW, _ = convolved_rows(world, history_columns(world.schema), 5)
     want = past_AW[world.user_codes[:, history_columns(world.schema)]].sum(axis=1)
     torch.testing.assert_close(user[:, 10:] / weight, torch.nn.functional.normalize(torch.from_numpy(want)))
+
+
+def test_the_factored_part_weighs_as_much_as_asked_and_leaves_the_others_alone() -> None:
+    world, part = fitted(FACTORED)
+    _, without = fitted(SMALL)
+    users, ads = (torch.from_numpy(one) for one in (world.user_codes, world.ad_block(np.arange(ADS), 0)[0]))
+    user, ad = part.user(users, 1), part.ad(ads, 1)
+    torch.testing.assert_close((user[:, :10], ad[:, :10]), (without.user(users, 1), without.ad(ads, 1)))
+    past_AF, factored_AF = factored_rows(interactions(world), 7)
+    want = past_AF[world.user_codes[:, history_columns(world.schema)]].sum(axis=1)
+    weight = FACTORED.factored_weight / FACTORED.temperature
+    torch.testing.assert_close(user[:, 10:] / weight, torch.nn.functional.normalize(torch.from_numpy(want)))
+    torch.testing.assert_close(ad[:, 10:], torch.from_numpy(factored_AF[FIRST:]))
 
 
 def test_towers_without_training_rank_by_the_graph(tmp_path: Path) -> None:

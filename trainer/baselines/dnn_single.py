@@ -80,4 +80,5 @@ class _Alone:
 
 
 CONFIG = TowerConfig(graph=GraphConfig(own_width=0))  # what is pooled of one domain is its own
-VARIANTS = {name: change for name, change in neural_towers.VARIANTS.items() if name not in ("pooled_graph", "no_convolution")}
+_POOLED = ("pooled_graph", "no_convolution", "no_factors")  # their configurations have the pooled graph beside an own one
+VARIANTS = {name: change for name, change in neural_towers.VARIANTS.items() if name not in _POOLED}
