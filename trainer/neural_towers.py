@@ -39,7 +39,7 @@ class TowerConfig:
     """What towers are, and how they are trained. width: of tokens and of the towers' part of the embedding. expert_widths: hidden
     layers of what domains share or mix; forward_widths: of what stands on it. temperature: of the towers alone;
     temperature_beside_graph: where the graph stands beside them, so that they say less: XMarket's validation Recall@10 / @50 of
-    all after an epoch of ADI, own_weight .5: .672 / .523 at .15, .677 / .527 at .5, .672 / .523 without towers."""
+    all after an epoch of ADI: .672 / .527 at .5, .672 / .528 at 1, .668 / .532 without towers."""
 
     width: int = 128
     expert_widths: tuple[int, ...] = (128, 64)
@@ -49,7 +49,7 @@ class TowerConfig:
     normalised: bool = True
     temperature: float = 0.15
     graph: GraphConfig | None = field(default_factory=GraphConfig)
-    temperature_beside_graph: float = 0.5
+    temperature_beside_graph: float = 1.0
     spread: float = 0.1
     embedding_l2: float = 0.0
     user_id_dropout: float = 0.9
