@@ -123,10 +123,10 @@ class Pipeline:
             work = Work(bundle, domain, "", {})
             work.row = features.stranger(bundle, "")
             stages.encode(work)
-            stages.retrieve(work, self._retrieve_k)
-            if not len(work.rows):
+            stages.retrieve(work, self._retrieve_k, stages.known_rows(domain, []))
+            if not len(work.rows) and domain.ads.inactive < len(domain.ads):
                 raise WorkFailed(f"domain {name!r} of {bundle.bundle_id} retrieves nothing", "rebuild the bundle")
-            if bundle.ranker is not None:
+            if bundle.ranker is not None and len(work.rows):
                 stages.rank(work)
 
     async def _hydrate(self, work: Work, deadline: float) -> None:
@@ -145,16 +145,13 @@ class Pipeline:
 
     def _answer(self, work: Work, watch: Stopwatch, question: Question, retrieve_k: int) -> None:
         count = max(retrieve_k, question.k)
-        excluded = stages.known_rows(work.domain, question.excluded)
+        excluded = np.unique(stages.known_rows(work.domain, question.excluded))
         with watch("encode"):
             stages.encode(work)
         with watch("retrieve"):
-            self._attempt(work, "popular", stages.retrieve, count)
+            self._attempt(work, "popular", stages.retrieve, count, excluded)
         with watch("filter"):
-            stages.filter_ads(work, excluded)
-        if len(work.rows) < min(question.k, len(work.domain.ads)) and "popular" not in work.degraded:
-            with watch("retrieve"):  # the filter took too many: search again among the eligible alone
-                self._attempt(work, "popular", stages.retrieve, count, stages.eligible_ads(work, excluded))
+            stages.filter_ads(work, count, excluded)
         if not len(work.rows):
             self._fall_to_popular(work, watch, excluded, count)
         with watch("rank"):
@@ -168,8 +165,7 @@ class Pipeline:
         with watch("retrieve"):
             stages.popular(work)
         with watch("filter"):
-            stages.filter_ads(work, excluded)
-            work.rows, work.retrieval_scores = work.rows[:count], work.retrieval_scores[:count]
+            stages.filter_ads(work, count, excluded)
 
     def _rank(self, work: Work, deadline: float) -> None:
         stages.keep_retrieval_order(work)
