@@ -27,6 +27,7 @@ import numpy as np
 from contracts.errors import WorkFailed
 from contracts.keys import user_row
 from server import features, stages
+from server.ad_changes import AdChanges
 from server.bundle import Bundle, DomainModel
 from server.errors import Problem
 from server.metrics import Metrics
@@ -80,15 +81,15 @@ class Stopwatch:
 class Pipeline:
     """The stages, their budgets and their ladder."""
 
-    def __init__(self, rows: RowReader, metrics: Metrics, redis_timeout_ms: float, retrieve_k: int) -> None:
-        self._rows = rows
+    def __init__(self, rows: RowReader, ads: AdChanges, metrics: Metrics, redis_timeout_ms: float, retrieve_k: int) -> None:
+        self._rows, self._ads = rows, ads
         self._metrics = metrics
         self._redis_seconds = redis_timeout_ms / 1000
         self._retrieve_k = retrieve_k
 
     async def recommend(self, bundle: Bundle, question: Question, retrieve_k: int | None = None) -> tuple[Work, Stopwatch]:
         """Retrieve, rank and choose. Only bad input raises; everything else answers from a lower rung."""
-        domain = domain_of(bundle, question.domain)
+        domain = self._ads.applied(bundle, domain_of(bundle, question.domain))
         work = Work(bundle, domain, question.user_id, question.context)
         watch = Stopwatch(self._metrics, domain.name, bundle.recipe, question.started)
         with watch("hydrate"):
@@ -99,7 +100,7 @@ class Pipeline:
 
     async def score(self, bundle: Bundle, question: Question, ad_ids: Sequence[str]) -> tuple[Work, Stopwatch]:
         """Rank the known ones of the given ads, in the order given."""
-        domain = domain_of(bundle, question.domain)
+        domain = self._ads.applied(bundle, domain_of(bundle, question.domain))
         work = Work(bundle, domain, question.user_id, question.context)
         watch = Stopwatch(self._metrics, domain.name, bundle.recipe, question.started)
         with watch("hydrate"):
