@@ -2,6 +2,7 @@
 
     udf:{namespace}:{user_id}   packed UserRow              udf:{namespace}:_meta   NamespaceMeta as JSON, written last
     exp:definitions             hash: version, features     exp:audit               stream of changes
+    ads:{domain}                hash of what operators changed about ads (ad_changes.py)
     events                      stream of exposures and feedback
     evt:{event_id}              mark: this feedback event is already in the stream (expires)
     req:{request_id}            decision record of a sampled or explained request (expires)
@@ -39,6 +40,10 @@ def parse_user_row(key: str) -> tuple[str, str]:
 def user_row_pattern(namespace: str) -> str:
     """A SCAN pattern for every key of one namespace."""
     return f"{_USER_ROW}:{_checked(namespace)}:*"
+
+
+def ad_changes(domain: str) -> str:
+    return f"ads:{domain}"
 
 
 def event_mark(event_id: str) -> str:

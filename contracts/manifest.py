@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -30,8 +30,25 @@ class FileEntry(_Part):
     bytes: int
 
 
+IndexKind = Literal["exact", "ivf_flat", "ivf_sq8"]
+
+
+class SweptIndex(_Part):
+    """A candidate of a domain's index that met the recall gate. recall: on a sample of user embeddings; milliseconds: a
+    single query on one thread, median."""
+
+    kind: IndexKind
+    nlist: int
+    nprobe: int
+    recall: float
+    milliseconds: float
+    bytes: int
+    chosen: bool
+
+
 class IndexEntry(_Part):
-    """One domain's index. recall: share of exact search's top `recall_at` that it finds, measured on user embeddings."""
+    """One domain's index. recall: share of exact search's top `recall_at` that it finds, measured on user embeddings;
+    swept: what it was chosen from, empty where exact search was sure to win."""
 
     kind: str
     file: str
@@ -42,6 +59,7 @@ class IndexEntry(_Part):
     recall: float
     recall_gate: float
     build_seconds: float
+    swept: list[SweptIndex] = []
 
 
 class DomainEntry(_Part):

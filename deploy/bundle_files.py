@@ -13,7 +13,7 @@ from contracts.files import save_array, write_bytes
 from contracts.ids import IdTable
 from contracts.manifest import DomainEntry
 from contracts.schema import BlockName
-from indexer.build import build_domain
+from indexer.domain import build_domain
 from indexer.tower import embed, open_session
 from trainer import export
 from trainer.layers import Ranker
@@ -98,13 +98,14 @@ def write_golden(tables: Tables, ranker: Ranker | None, directory: Path, seed: i
     write_bytes(directory / "golden.npz", buffer.getvalue())
 
 
-def build_indices(tables: Tables, directory: Path, seed: int) -> list[DomainEntry]:
-    """One index a domain, its recall measured on embeddings of the domain's own users."""
+def build_indices(tables: Tables, directory: Path, seed: int, memory: Path) -> list[DomainEntry]:
+    """One index a domain, its speed and recall measured on embeddings of the domain's own users. memory: directory of what
+    earlier nights measured."""
     entries = []
     for number, name in enumerate(tables.domains):
         folder = directory / domain_directory(number)
         queries = _queries(tables, folder, number, seed)
-        index = build_domain(folder, name, queries, recall_at=RECALL_AT, recall_gate=RECALL_GATE, seed=seed)
+        index = build_domain(folder, name, queries, recall_at=RECALL_AT, recall_gate=RECALL_GATE, seed=seed, memory=memory)
         entries.append(DomainEntry(name=name, directory=domain_directory(number), ads=index.size, index=index))
     return entries
 

@@ -113,7 +113,7 @@ class Publisher:
             if model is not None and model.user_vectors is not None:
                 save_array(path / "bundle" / "domain_vectors.npy", feature_store.domain_vectors(model))
             bundle_files.write_golden(tables, model, path / "bundle", self._seed)
-            domains = bundle_files.build_indices(tables, path / "bundle", self._seed)
+            domains = bundle_files.build_indices(tables, path / "bundle", self._seed, self._home / "work" / "sweeps")
             facts = {"domains": [one.model_dump() for one in domains], "agreement": read_json(exported / "agreement.json")}
             write_json(path / "facts.json", facts)
 

@@ -76,9 +76,10 @@ class FaissGpuIndex:
         query_BE, width, eligible_N = checked(self, query_BE, k, eligible_N)
         available = self.size if eligible_N is None else int(np.count_nonzero(eligible_N))
         fetch = width if eligible_N is None else int(_SPARE * width * self.size / max(available, 1)) + 1
-        if fetch > _LIMIT or (self.cpu.nprobe or 0) > _LIMIT or available <= width:
+        nprobe = self.cpu.nprobe_for(max(available, 1))
+        if fetch > _LIMIT or (nprobe or 0) > _LIMIT or available <= width:
             return self.cpu.search(query_BE, k, eligible_N)
-        found = self._search(query_BE, min(fetch, self.size))
+        found = self._search(query_BE, min(fetch, self.size), nprobe)
         if eligible_N is not None:
             found = ordered(found.scores, np.where(eligible_N[found.rows] & (found.rows >= 0), found.rows, NO_ROW))
         scores_BK, rows_BK = found.scores[:, :width].copy(), found.rows[:, :width].copy()
@@ -90,10 +91,10 @@ class FaissGpuIndex:
     def save(self, path: Path) -> None:
         self.cpu.save(path)
 
-    def _search(self, query_BE: Matrix, k: int) -> Found:
+    def _search(self, query_BE: Matrix, k: int, nprobe: int | None) -> Found:
         options: dict[str, Any] = {}
-        if self.cpu.nprobe is not None:
-            options["params"] = search_parameters(nprobe=self.cpu.nprobe)
+        if nprobe is not None:
+            options["params"] = search_parameters(nprobe=nprobe)
         with self._on.lock:
             found = self._index.search(query_BE, k, **options)
         return ordered(*found)

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from contracts.errors import BadInput
+from contracts.manifest import IndexKind
 from indexer.build import build_index
 from indexer.gpu import FaissGpuIndex
 from indexer.index import ExactIndex, FaissCpuIndex, Found, Index, Mask, Matrix, as_faiss
-from indexer.policy import IndexKind, IndexSpec
+from indexer.policy import IndexSpec
 
 _ADS, _DIMENSION, _QUERIES, _K = 50_000, 64, 256, 500
 _LEAST_OVERLAP = 0.999  # float32 sums in another order swap ads of nearly equal score at the last place

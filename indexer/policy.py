@@ -1,21 +1,20 @@
-"""Which index for which domain: a plain function that says why.
+"""Which indices are worth trying for a domain: a plain function of its size. What is fastest is measured (sweep.py).
 
-Measured, 64 dimensions, k = 500, one core, ms a query: 10k ads exact .2 (FAISS Flat is slower); 100k IVF316,Flat nprobe 8
-.135 (exact 1.5); 1M IVF4000,SQ8 nprobe 32 .27 at a quarter of the memory (exact 26). HNSW was 3-5x slower than IVF at this k.
+Measured, 64 dimensions, k = 500, one core: below 20,000 ads a matrix product and a partition take a few tenths of a
+millisecond, and no index that misses less than one in twenty beat it. HNSW was 3-5x slower than IVF at this k.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
-IndexKind = Literal["exact", "ivf_flat", "ivf_sq8"]
+from contracts.manifest import IndexKind
 
 EXACT_BELOW = 20_000  # ads
-SQ8_ABOVE = 300_000  # ads
 _WIDE_ANSWER = 0.1  # wanting more than this share of the ads, most lists would be visited anyway
 _LEAST_NPROBE = 8
+_LISTS_PER_ROOT = (1, 4)  # inverted lists tried, in square roots of the number of ads
 
 
 @dataclass(frozen=True)
@@ -25,24 +24,33 @@ class IndexSpec:
     kind: IndexKind
     nlist: int = 0
     nprobe: int = 0
-    reason: str = ""
+
+    def bytes(self, n: int, dimension: int) -> int:
+        """Memory of the index over n ads of `dimension` values: vectors, ids, centroids."""
+        if self.kind == "exact":
+            return n * dimension * 4
+        value_bytes = 4 if self.kind == "ivf_flat" else 1
+        return n * (dimension * value_bytes + 8) + self.nlist * dimension * 4
 
 
-def choose(n: int, dimension: int, k: int) -> IndexSpec:
-    """The index for n ads of `dimension` float32 values, of which a request wants k."""
-    megabytes = n * dimension * 4 / 2**20
-    if n < EXACT_BELOW:
-        return IndexSpec("exact", reason=f"{n} ads are fewer than {EXACT_BELOW}: exact search is as fast as any and misses none")
-    if k > _WIDE_ANSWER * n:
-        return IndexSpec("exact", reason=f"{k} of {n} ads wanted: an approximate index would visit most lists anyway")
-    if n <= SQ8_ABOVE:
-        nlist = round(math.sqrt(n))
-        reason = f"{n} ads: {nlist} lists of about {nlist}; unquantised vectors fit ({megabytes:.0f} MiB)"
-        return IndexSpec("ivf_flat", nlist, _first_nprobe(n, nlist, k), reason)
-    nlist = round(4 * math.sqrt(n))
-    memory = f"{megabytes / 4:.0f} MiB instead of {megabytes:.0f}"
-    reason = f"{n} ads are more than {SQ8_ABOVE}: one byte a value ({memory}) is read four times faster"
-    return IndexSpec("ivf_sq8", nlist, _first_nprobe(n, nlist, k), reason)
+EXACT = IndexSpec("exact")
+
+
+def candidates(n: int, dimension: int, k: int, memory_bytes: int) -> list[IndexSpec]:
+    """What may win for n ads of `dimension` float32 values, of which a request wants k; what trains fastest first.
+
+    Exact search alone where it is sure to win: then nothing has to be measured. Specs over the memory budget are left
+    out; if all are, the smallest is tried.
+    """
+    if n < EXACT_BELOW or k > _WIDE_ANSWER * n:
+        return [EXACT]
+    specs = [EXACT]
+    for roots in _LISTS_PER_ROOT:
+        nlist = round(roots * math.sqrt(n))
+        nprobe = _first_nprobe(n, nlist, k)
+        specs += [IndexSpec("ivf_flat", nlist, nprobe), IndexSpec("ivf_sq8", nlist, nprobe)]
+    fitting = [spec for spec in specs if spec.bytes(n, dimension) <= memory_bytes]
+    return fitting or [min(specs, key=lambda spec: spec.bytes(n, dimension))]
 
 
 def _first_nprobe(n: int, nlist: int, k: int) -> int:

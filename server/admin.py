@@ -1,7 +1,7 @@
 """Operators: /admin/v1, behind `Authorization: Bearer` with the token of MDREC_OPERATOR_TOKEN.
 
-Every write is on record in the `exp:audit` stream: experiment changes by their store, alias changes in the same shape.
-Files and Redis are read in a thread, away from the loop that answers users.
+Every write is on record in the `exp:audit` stream: experiment changes by their store, those of aliases and ads in the same
+shape. Files and Redis are read in a thread, away from the loop that answers users.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from abtest.definitions import parse
 from abtest.experiments import Change, ExperimentStore, Snapshot, VersionConflict
 from contracts.keys import EXPERIMENTS_AUDIT
+from server import admin_ads
 from server.errors import Problem, overloaded
 from server.gateway import Gateway
 from server.openapi import problems
@@ -79,6 +80,11 @@ def router(gateway: Gateway) -> APIRouter:
 
         await off_loop(work)
         gateway.background(gateway.registry.refresh(), "swap")
+
+    async def record(who: str, why: str, diff: dict[str, list[Any]]) -> None:
+        await off_loop(lambda: _audit(client, store, who, why, diff))
+
+    admin_ads.add(routes, gateway, record)
 
     def look_up(recipe: str) -> Json | None:
         found = aliases.get(recipe)

@@ -7,7 +7,7 @@ loaded is ever returned. Arrays and indices are memory-mapped, so that workers s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ USER_DOMAIN_ENCODER = "user_domain_encoder"
 @dataclass(frozen=True, slots=True)
 class AdTable:
     """Row r is the same ad in every array and in the index. codes: (A, Ia); dense: (A, Na); bid: (A,); active: (A,);
-    popular: rows, best first."""
+    popular: rows, best first; inactive: number of ads that are not active."""
 
     ids: IdTable
     codes: I32
@@ -41,6 +41,10 @@ class AdTable:
     bid: F32
     active: Bools
     popular: I32
+    inactive: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inactive", len(self.active) - int(np.count_nonzero(self.active)))
 
     def __len__(self) -> int:
         return len(self.ids)

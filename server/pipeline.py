@@ -27,6 +27,7 @@ import numpy as np
 from contracts.errors import WorkFailed
 from contracts.keys import user_row
 from server import features, stages
+from server.ad_changes import AdChanges
 from server.bundle import Bundle, DomainModel
 from server.errors import Problem
 from server.metrics import Metrics
@@ -80,15 +81,15 @@ class Stopwatch:
 class Pipeline:
     """The stages, their budgets and their ladder."""
 
-    def __init__(self, rows: RowReader, metrics: Metrics, redis_timeout_ms: float, retrieve_k: int) -> None:
-        self._rows = rows
+    def __init__(self, rows: RowReader, ads: AdChanges, metrics: Metrics, redis_timeout_ms: float, retrieve_k: int) -> None:
+        self._rows, self._ads = rows, ads
         self._metrics = metrics
         self._redis_seconds = redis_timeout_ms / 1000
         self._retrieve_k = retrieve_k
 
     async def recommend(self, bundle: Bundle, question: Question, retrieve_k: int | None = None) -> tuple[Work, Stopwatch]:
         """Retrieve, rank and choose. Only bad input raises; everything else answers from a lower rung."""
-        domain = domain_of(bundle, question.domain)
+        domain = self._ads.applied(bundle, domain_of(bundle, question.domain))
         work = Work(bundle, domain, question.user_id, question.context)
         watch = Stopwatch(self._metrics, domain.name, bundle.recipe, question.started)
         with watch("hydrate"):
@@ -99,7 +100,7 @@ class Pipeline:
 
     async def score(self, bundle: Bundle, question: Question, ad_ids: Sequence[str]) -> tuple[Work, Stopwatch]:
         """Rank the known ones of the given ads, in the order given."""
-        domain = domain_of(bundle, question.domain)
+        domain = self._ads.applied(bundle, domain_of(bundle, question.domain))
         work = Work(bundle, domain, question.user_id, question.context)
         watch = Stopwatch(self._metrics, domain.name, bundle.recipe, question.started)
         with watch("hydrate"):
@@ -123,10 +124,10 @@ class Pipeline:
             work = Work(bundle, domain, "", {})
             work.row = features.stranger(bundle, "")
             stages.encode(work)
-            stages.retrieve(work, self._retrieve_k)
-            if not len(work.rows):
+            stages.retrieve(work, self._retrieve_k, stages.known_rows(domain, []))
+            if not len(work.rows) and domain.ads.inactive < len(domain.ads):
                 raise WorkFailed(f"domain {name!r} of {bundle.bundle_id} retrieves nothing", "rebuild the bundle")
-            if bundle.ranker is not None:
+            if bundle.ranker is not None and len(work.rows):
                 stages.rank(work)
 
     async def _hydrate(self, work: Work, deadline: float) -> None:
@@ -145,16 +146,13 @@ class Pipeline:
 
     def _answer(self, work: Work, watch: Stopwatch, question: Question, retrieve_k: int) -> None:
         count = max(retrieve_k, question.k)
-        excluded = stages.known_rows(work.domain, question.excluded)
+        excluded = np.unique(stages.known_rows(work.domain, question.excluded))
         with watch("encode"):
             stages.encode(work)
         with watch("retrieve"):
-            self._attempt(work, "popular", stages.retrieve, count)
+            self._attempt(work, "popular", stages.retrieve, count, excluded)
         with watch("filter"):
-            stages.filter_ads(work, excluded)
-        if len(work.rows) < min(question.k, len(work.domain.ads)) and "popular" not in work.degraded:
-            with watch("retrieve"):  # the filter took too many: search again among the eligible alone
-                self._attempt(work, "popular", stages.retrieve, count, stages.eligible_ads(work, excluded))
+            stages.filter_ads(work, count, excluded)
         if not len(work.rows):
             self._fall_to_popular(work, watch, excluded, count)
         with watch("rank"):
@@ -168,8 +166,7 @@ class Pipeline:
         with watch("retrieve"):
             stages.popular(work)
         with watch("filter"):
-            stages.filter_ads(work, excluded)
-            work.rows, work.retrieval_scores = work.rows[:count], work.retrieval_scores[:count]
+            stages.filter_ads(work, count, excluded)
 
     def _rank(self, work: Work, deadline: float) -> None:
         stages.keep_retrieval_order(work)

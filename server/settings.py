@@ -23,7 +23,9 @@ class Settings(BaseSettings):
     redis_timeout_ms: float = Field(default=20.0, gt=0, description="budget of the one user-row read of a request")
     redis_write_timeout_ms: float = Field(default=1000.0, gt=0, description="time-out of writes: feedback, exposures, records")
 
-    alias_poll_seconds: float = Field(default=2.0, gt=0, description="how often aliases are looked at for a new bundle")
+    alias_poll_seconds: float = Field(
+        default=2.0, gt=0, description="how often aliases, experiments and changed ads are looked at"
+    )
     retrieve_k: int = Field(default=500, ge=1, le=10_000, description="candidates retrieved for the ranker")
 
     max_concurrent: int = Field(default=64, ge=1, description="requests in work in one worker")

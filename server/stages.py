@@ -20,6 +20,11 @@ from server.bundle import Bundle, DomainModel
 from server.features import encode_context, served_vectors
 from server.inference import F32
 
+# Ads that may not be shown are dropped after a search for as many more, while they are at most this share of what is wanted;
+# where they are more, the search passes over them. k = 500, ms, plain / dropped / passed over: 100k ads by IVF with 105 barred
+# 1.89 / 1.97 / 1.94, with 1,012 1.88 / 2.87 / 2.03; 10k ads by exact search with 9 .24 / .23 / .27, with 488 .16 / .22 / .18.
+_DROPPED_SHARE = 0.25
+
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -62,10 +67,15 @@ def encode(work: Work) -> None:
         work.feeds["user_vectors"] = vectors
 
 
-def retrieve(work: Work, count: int, eligible: Bools | None = None) -> None:
-    """The domain's tower, then its index: the `count` ads of highest inner product."""
+def retrieve(work: Work, count: int, excluded: Rows) -> None:
+    """The domain's tower, then its index: what the filter leaves of it are the `count` ads of highest inner product that may be
+    shown, or all of them where they are fewer."""
     query_1E = work.domain.user_tower.run(work.feeds)
-    found = work.domain.index.search(query_1E, count, eligible)
+    barred = work.domain.ads.inactive + len(excluded)
+    if barred <= _DROPPED_SHARE * count:
+        found = work.domain.index.search(query_1E, count + barred)
+    else:
+        found = work.domain.index.search(query_1E, count, _eligible(work, excluded))
     real = found.rows[0] >= 0
     work.rows, work.retrieval_scores = found.rows[0][real], found.scores[0][real]
 
@@ -76,19 +86,14 @@ def popular(work: Work) -> None:
     work.retrieval_scores = np.full(len(work.rows), np.nan, dtype=np.float32)
 
 
-def filter_ads(work: Work, excluded: Rows) -> None:
-    """Drop ads that may not be shown and remember which and why. excluded: rows that the caller named."""
+def filter_ads(work: Work, count: int, excluded: Rows) -> None:
+    """Drop ads that may not be shown and remember which and why; keep the first `count`. excluded: rows that the caller
+    named."""
     active = work.domain.ads.active[work.rows]
     _drop(work, "inactive", ~active)
     if len(excluded) and len(work.rows):
         _drop(work, "excluded", np.isin(work.rows, excluded))
-
-
-def eligible_ads(work: Work, excluded: Rows) -> Bools:
-    """(A,) the ads that a search may return at all."""
-    mask = np.array(work.domain.ads.active)
-    mask[excluded] = False
-    return mask
+    work.rows, work.retrieval_scores = work.rows[:count], work.retrieval_scores[:count]
 
 
 def rank(work: Work) -> None:
@@ -123,11 +128,18 @@ def select(work: Work, k: int) -> None:
 
 
 def known_rows(domain: DomainModel, ad_ids: Sequence[str]) -> Rows:
-    """Rows of those ads that the domain has."""
+    """Rows of those ads that the domain has, in the order given."""
     if not ad_ids:
         return np.zeros(0, dtype=np.int64)
     rows = domain.ads.ids.find(ad_ids)
     return rows[rows >= 0]
+
+
+def _eligible(work: Work, excluded: Rows) -> Bools:
+    """(A,) the ads that a search may return at all."""
+    mask = np.array(work.domain.ads.active)
+    mask[excluded] = False
+    return mask
 
 
 def _drop(work: Work, reason: str, mask: Bools) -> None:

@@ -34,7 +34,7 @@ def list_() -> None:
 
 @app.command(epilog="Example: mdrec bundle show adi+dsfm-20220504-1a2b3c4d")
 def show(bundle_id: str) -> None:
-    """The manifest without its file list: indices with their recall, gates, metrics, step times."""
+    """The manifest without its file list: indices, their recall and what they were chosen from; gates, metrics, step times."""
     body = _manifest(bundle_id).model_dump(mode="json", exclude={"files"})
     Console().print_json(json.dumps(body))
 

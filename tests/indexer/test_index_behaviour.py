@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -12,8 +14,11 @@ from hypothesis import strategies as st
 from index_world import MAKERS, MakeIndex, gpu, ivf
 
 from contracts.errors import BadInput
+from contracts.manifest import IndexKind
+from indexer.build import build_index
 from indexer.gpu import FaissGpuIndex, device_number, gpu_count
-from indexer.index import ExactIndex, FaissCpuIndex, Matrix
+from indexer.index import ExactIndex, FaissCpuIndex, Index, Matrix
+from indexer.policy import IndexSpec
 
 
 def brute_force(vectors: Matrix, query: Matrix, k: int, eligible: np.ndarray | None = None) -> tuple[list[float], list[int]]:
@@ -122,7 +127,7 @@ def test_equals_numpy_on_any_small_world(kind: str, data: st.DataObject) -> None
     random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     vectors = random.integers(-3, 4, (n, width)).astype(np.float32)
     query = random.integers(-3, 4, (2, width)).astype(np.float32)
-    eligible = random.random(n) < data.draw(st.sampled_from([0.1, 0.5, 1.0])) if data.draw(st.booleans()) else None
+    eligible = random.random(n) < data.draw(st.sampled_from([0.0, 0.03, 0.1, 0.5, 1.0])) if data.draw(st.booleans()) else None
     found = MAKERS[kind](vectors).search(query, k, eligible)
     for at in range(2):
         expected_scores, expected_rows = brute_force(vectors, query[at], k, eligible)
@@ -162,6 +167,75 @@ def test_short_lists_are_made_up_for(narrow: FaissCpuIndex) -> None:
     expected = narrow.with_nprobe(64).search(query, 3, eligible).rows
     assert narrow.search(query, 3, eligible).rows.tolist() == expected.tolist()
     assert (expected >= 0).all()
+
+
+@pytest.fixture(scope="module")
+def clustered() -> tuple[Matrix, Matrix]:
+    """(4,000 ads, 40 queries) around 100 centres."""
+    random = np.random.default_rng(11)
+    centres = random.standard_normal((100, 16))
+    ads = centres[random.integers(0, 100, 4000)] + 0.6 * random.standard_normal((4000, 16))
+    return ads.astype(np.float32), (centres[:40] + random.standard_normal((40, 16))).astype(np.float32)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("kind", ["exact", "ivf_flat", "ivf_sq8"])
+def test_whatever_is_eligible_there_are_as_many_as_can_be(kind: IndexKind, data: st.DataObject, clustered) -> None:
+    """Few lists visited, any share eligible: min(k, eligible) ads, all of them eligible, best first; the best there are where
+    the search is exact, which it is for a few eligible ads of any index that keeps whole vectors."""
+    ads, queries = clustered
+    index = approximate(kind, clustered)
+    share, k = (
+        data.draw(st.sampled_from([0.0, 0.0005, 0.01, 0.05, 0.06, 0.3, 0.99])),
+        data.draw(st.sampled_from([1, 20, 300, 5000])),
+    )
+    eligible = np.random.default_rng(data.draw(st.integers(0, 2**32))).random(len(ads)) < share
+    count = min(k, int(eligible.sum()))
+    found = index.search(queries[:2], k, eligible)
+    for at in range(2):
+        rows, scores = found.rows[at], found.scores[at]
+        assert len(set(rows[:count].tolist())) == count and eligible[rows[:count]].all()
+        assert (rows[count:] == -1).all() and (np.diff(scores[:count]) <= 0).all()
+        if kind == "exact" or (kind == "ivf_flat" and (share <= 0.01 or count < k)):
+            best = sorted(ads[eligible] @ queries[at], reverse=True)[:count]
+            np.testing.assert_allclose(scores[:count], best, rtol=1e-4, atol=1e-5)
+
+
+@functools.cache
+def _approximate(kind: IndexKind, ads: bytes) -> Index:
+    vectors = np.frombuffer(ads, np.float32).reshape(-1, 16)
+    return build_index(vectors, vectors[:1], IndexSpec(kind, 64, 4), "test", 1, 0.0, seed=0)[0]
+
+
+def approximate(kind: IndexKind, clustered: tuple[Matrix, Matrix]) -> Index:
+    """Four of 64 lists visited."""
+    return _approximate(kind, clustered[0].tobytes())
+
+
+@pytest.mark.parametrize("share", [0.5, 0.2, 0.08, 0.02])
+def test_fewer_eligible_ads_are_found_no_worse(clustered: tuple[Matrix, Matrix], share: float) -> None:
+    ads, queries = clustered
+    index, exact = approximate("ivf_flat", clustered), ExactIndex(ads)
+    eligible = np.random.default_rng(12).random(len(ads)) < share
+
+    def recall(mask: np.ndarray | None) -> float:
+        found, best = index.search(queries, 50, mask).rows, exact.search(queries, 50, mask).rows
+        return float(np.mean([len({*a} & {*b}) / 50 for a, b in zip(found, best, strict=True)]))
+
+    assert recall(None) < 0.9, "the world is hard enough to tell"
+    assert recall(eligible) >= recall(None)
+
+
+def test_comparing_rows_leaves_no_trace_in_the_file(tmp_path: Path, clustered: tuple[Matrix, Matrix]) -> None:
+    ads, queries = clustered
+    index = ivf(ads, nlist=64, nprobe=4)
+    index.save(tmp_path / "before")
+    few = np.arange(len(ads)) < 9
+    assert sorted(index.search(queries[:1], 20, few).rows[0].tolist()) == [-1] * 11 + list(range(9))
+    index.save(tmp_path / "after")
+    assert (tmp_path / "before").read_bytes() == (tmp_path / "after").read_bytes()
+    assert (index.search(queries[:1], 20, few).rows >= 0).sum() == 9, "and may be searched so again"
 
 
 def test_searches_of_different_nprobe_do_not_race(narrow: FaissCpuIndex) -> None:

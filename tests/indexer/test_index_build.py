@@ -12,9 +12,10 @@ from domain_world import Domain, make_domain
 
 from contracts.errors import BadInput, BundleError, WorkFailed
 from contracts.files import save_array, sha256_file
-from indexer.build import build_domain, build_index, measure_recall
+from indexer.build import build_index, measure_recall
+from indexer.domain import build_domain
 from indexer.index import ExactIndex, FaissCpuIndex, Matrix, open_index
-from indexer.policy import IndexSpec, choose
+from indexer.policy import IndexSpec
 from indexer.tower import embed, open_session
 
 IVF = IndexSpec("ivf_flat", nlist=40, nprobe=1)
@@ -75,7 +76,7 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path, spec: IndexSpec) -> None:
 
 
 def test_by_default_the_policy_chooses(domain: Domain) -> None:
-    assert build_domain(domain.directory, "feed", domain.queries, 20).kind == choose(3000, 16, 20).kind == "exact"
+    assert build_domain(domain.directory, "feed", domain.queries, 20).kind == "exact"
 
 
 def test_a_single_ad_is_a_domain(tmp_path: Path) -> None:
@@ -243,25 +244,3 @@ def test_an_unknown_device_is_refused(domain: Domain) -> None:
     for device in ("tpu", "gpu:99"):
         with pytest.raises(BadInput, match="cpu"):
             open_index(entry, domain.directory, device)
-
-
-# --- policy ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("ads", "k", "kind"),
-    [
-        (1, 500, "exact"),
-        (19_999, 500, "exact"),
-        (20_000, 500, "ivf_flat"),
-        (300_000, 500, "ivf_flat"),
-        (300_001, 500, "ivf_sq8"),
-        (30_000, 10_000, "exact"),
-        (30_000, 3_000, "ivf_flat"),
-    ],
-)
-def test_the_policy_follows_the_size_and_says_why(ads: int, k: int, kind: str) -> None:
-    spec = choose(ads, 64, k)
-    assert spec.kind == kind and str(ads) in spec.reason
-    if kind != "exact":
-        assert 1 <= spec.nprobe <= spec.nlist and spec.nprobe * ads / spec.nlist >= k, "the lists first tried can hold the answer"

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -78,6 +83,40 @@ def running(settings: Settings) -> Iterator[Running]:
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive(), "the gateway did not stop"
+
+
+@contextmanager
+def workers(home: Path, redis_url: str, **settings: str) -> Iterator[str]:
+    """The real command with two workers in processes of their own: their URL. settings: further MDREC_* of the environment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = "from server.app import serve; from server.settings import Settings; serve(Settings())"
+    environment = {
+        **os.environ,
+        "MDREC_HOME": str(home),
+        "MDREC_REDIS_URL": redis_url,
+        "MDREC_REDIS_TIMEOUT_MS": "2000",
+        "MDREC_PORT": str(port),
+        "MDREC_WORKERS": "2",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        **settings,
+    }
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    url = f"http://127.0.0.1:{port}"
+
+    def ready() -> bool:
+        try:
+            return httpx.get(f"{url}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        eventually(ready, 60)
+        yield url
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
 
 
 def stream(store: redis.Redis, kind: str) -> list[dict[str, Any]]:

@@ -26,6 +26,8 @@ ROUTES = [
     ("PUT", "/admin/v1/aliases/adi+dsfm"),
     ("POST", "/admin/v1/aliases/adi+dsfm/rollback"),
     ("PUT", "/admin/v1/champion"),
+    ("GET", "/admin/v1/domains/feed/ads"),
+    ("PATCH", "/admin/v1/domains/feed/ads"),
 ]
 
 

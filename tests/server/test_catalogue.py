@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
 
 from contracts.manifest import Manifest
 from server.settings import Settings
-from tests.server.live import Running, eventually, running
+from tests.server.live import Running, eventually, running, workers
 from tests.server.worlds import DOMAINS, World
 
 
@@ -126,41 +123,14 @@ def test_docs_are_served(shared: Running) -> None:
     assert shared.client.get("/docs").status_code == 200
 
 
-def test_several_workers_share_one_count(home: Path, world: World, redis_url: str, tmp_path: Path) -> None:
+def test_several_workers_share_one_count(home: Path, world: World, redis_url: str) -> None:
     """The real command in its own processes: counts of all workers in whichever is scraped."""
-    import socket
+    with workers(home, redis_url) as url:
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    code = "from server.app import serve; from server.settings import Settings; serve(Settings())"
-    environment = {
-        **os.environ,
-        "MDREC_HOME": str(home),
-        "MDREC_REDIS_URL": redis_url,
-        "MDREC_REDIS_TIMEOUT_MS": "2000",
-        "MDREC_PORT": str(port),
-        "MDREC_WORKERS": "2",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment)
-    url = f"http://127.0.0.1:{port}"
+        def counted() -> bool:
+            text = httpx.get(f"{url}/metrics").text
+            return 'mdrec_http_request_duration_seconds_count{route="/v1/recommend",status="200"} 30.0' in text
 
-    def ready() -> bool:
-        try:
-            return httpx.get(f"{url}/readyz").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def counted() -> bool:
-        text = httpx.get(f"{url}/metrics").text
-        return 'mdrec_http_request_duration_seconds_count{route="/v1/recommend",status="200"} 30.0' in text
-
-    try:
-        eventually(ready, 60)
         for _ in range(30):  # a connection each, so that both workers get some
             assert httpx.post(f"{url}/v1/recommend", json={"user_id": "u", "domain": "feed"}).status_code == 200
         eventually(counted)
-    finally:
-        process.terminate()
-        assert process.wait(30) == 0
