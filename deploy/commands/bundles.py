@@ -45,7 +45,7 @@ def show(bundle_id: str) -> None:
     if manifest.ranker is not None:
         directory = Aliases(home()).bundle_directory(bundle_id)
         graph = Graph(directory / f"{RANKER}.onnx", manifest.ranker.inputs, "p_click", "cpu")
-        _, form = choose(graph, FeatureSchema.load(directory / "schema"), home() / "cache")
+        _, form = choose(graph, FeatureSchema.load(directory / "schema"), home() / "kernels")
         body["ranker_form"] = form.shown()
     Console().print_json(json.dumps(body))
 

@@ -28,7 +28,7 @@ _log = logging.getLogger("mdrec.server")
 
 # Float32 sums in another order differ by about 1e-7 in p_click; a wrong weight by far more than this.
 TOLERANCE = 1e-5
-_COUNTS = (1, 7, 300)  # candidates of a random request: alone, few, more than the chunk that fused rankers work in
+_COUNTS = (1, 7, 520)  # candidates of a random request: alone, few, more than the chunk that fused rankers work in
 _SEED = 0
 
 

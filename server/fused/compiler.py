@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 _log = logging.getLogger("mdrec.server")
 
-_settings: dict[str, bool] = {"cache": False}
+_kept: list[Path] = []  # the directory, once it is known to be writable
 
 # No NaN or infinity is assumed away: a broken weight must show.
 _FAST = {"contract", "reassoc", "nsz", "arcp"}
@@ -39,15 +40,15 @@ def configure(directory: Path | None) -> None:
         _log.warning("kernels are compiled at every start: %s cannot be written: %s", directory, error)
         return
     config.CACHE_DIR = str(directory)  # type: ignore[attr-defined]
-    _settings["cache"] = True
+    _kept[:] = [directory]
 
 
 def without_cache(why: Exception) -> None:
-    """Compile without what is kept, which could not be used."""
-    if not _settings["cache"]:
+    """Throw away what is kept, which could not be used, and keep nothing more. Raises `why` when nothing was kept."""
+    if not _kept:
         raise why
-    _log.warning("kernels are compiled at this start: what is kept of them cannot be used: %r", why)
-    _settings["cache"] = False
+    _log.warning("kernels are compiled at this start: what is kept of them under %s cannot be used: %r", _kept[0], why)
+    shutil.rmtree(_kept.pop(), ignore_errors=True)
 
 
 def compiled(signature: str | None, inline: str = "never") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -59,7 +60,7 @@ def compiled(signature: str | None, inline: str = "never") -> Callable[[Callable
     common: dict[str, Any] = {"error_model": "numpy", "fastmath": _FAST}
     if signature is None:
         return jit(inline=inline, **common)  # type: ignore[no-any-return]
-    return jit(signature, cache=_settings["cache"], **common)  # type: ignore[no-any-return]
+    return jit(signature, cache=bool(_kept), **common)  # type: ignore[no-any-return]
 
 
 def _wide_vectors() -> str | None:

@@ -19,8 +19,8 @@ from server.fused.weights import F32, NotFused, Weights
 
 Score = Callable[[F32], F32]
 
-# Candidates at a time: activations of 250 x 256 stay in a core's second-level cache, and products are large enough for BLAS.
-CHUNK = 250
+# Candidates at a time: DSFM in chunks of 50, 125, 250, 500 takes 2.60, 2.22, 2.16, 2.08 ms for 500.
+CHUNK = 500
 
 
 class _Begins(Protocol):

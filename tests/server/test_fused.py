@@ -60,9 +60,9 @@ def test_two_thousand_candidates_agree_and_differ_from_each_other(pair: Pair) ->
 
 
 def test_a_row_alone_equals_the_row_in_a_crowd(pair: Pair) -> None:
-    feeds = world.feeds(pair.model, 300, 2)
+    feeds = world.feeds(pair.model, 600, 2)
     together = pair.fused.run(feeds)
-    for row in (0, 1, 249, 250, 299):  # both sides of a chunk's end
+    for row in (0, 1, 499, 500, 599):  # both sides of a chunk's end
         alone = {key: one[row : row + 1] if key.startswith("ad_") else one for key, one in feeds.items()}
         assert pair.fused.run(alone)[0] == pytest.approx(together[row], abs=1e-6)
 
@@ -110,4 +110,6 @@ def test_the_polynomial_is_exp() -> None:
     expected = np.exp(x.astype(np.float64))
     kernels.phi(x)
     assert np.abs(x - expected).max() < 1e-7
-    assert np.abs(x / np.maximum(expected, 1e-37) - 1)[expected > 1e-37].max() < 2e-7
+    relative = np.abs(x / np.maximum(expected, 1e-37) - 1)
+    rounding = 1e-7 * (4 - np.log(np.maximum(expected, 1e-37)))  # x / ln 2 is rounded before it is raised
+    assert (relative < rounding)[expected > 1e-37].all()
