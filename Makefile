@@ -26,8 +26,9 @@ loadtest: $(VENV)/.$(ACCEL)-dev  ## Locust, headless, against a running gateway 
 	$(BIN)/locust -f loadtests/locustfile.py --headless --only-summary \
 	  --users $${USERS:-16} --spawn-rate 16 --run-time $${SECONDS_TO_RUN:-60}s --host $${MDREC_URL:-http://127.0.0.1:$(PORT)}
 
-bench: $(VENV)/.$(ACCEL)-dev  ## side-by-side measurements: training, and the kernels of a request on the live bundle
+bench: $(VENV)/.$(ACCEL)-dev  ## side-by-side measurements: training, forms of a ranker, the kernels of a request on the live bundle
 	$(BIN)/python -m loadtests.training
+	$(BIN)/python -m loadtests.kernels rankers
 	$(BIN)/python -m loadtests.kernels
 
 $(VENV)/bin/python:

@@ -1,6 +1,7 @@
 """What a request is made of, measured alone on a live bundle: one user row, one search, one ranking. One thread, one table.
 
     python -m loadtests.kernels          reads MDREC_HOME and its champion
+    python -m loadtests.kernels rankers  needs no bundle: the forms of a ranker side by side (loadtests/ranker_forms.py)
 
 Medians over rounds that alternate between the kernels, so that a slow spell of the machine hits all of them alike.
 """
@@ -18,6 +19,7 @@ import numpy as np
 from contracts.aliases import Aliases
 from contracts.errors import BadInput
 from contracts.user_row import UserRow
+from loadtests import ranker_forms
 from server.bundle import Bundle
 from server.features import read_row, served_vectors, stranger
 
@@ -28,11 +30,12 @@ SECONDS_A_ROUND = 0.3
 
 def main() -> None:
     """Print median, spread and share of the sum for each kernel."""
-    aliases = Aliases(Path(os.environ.get("MDREC_HOME") or ".mdrec"))
+    home = Path(os.environ.get("MDREC_HOME") or ".mdrec")
+    aliases = Aliases(home)
     alias = aliases.get(aliases.champion() or "")
     if alias is None:
         raise BadInput("no bundle is live under MDREC_HOME", "run `make run` or `mdrec nightly` first")
-    bundle = Bundle(aliases.bundle_directory(alias.bundle_id))
+    bundle = Bundle(aliases.bundle_directory(alias.bundle_id), cache=home / "kernels")
     kernels = _kernels(bundle)
     microseconds: dict[str, list[float]] = {name: [] for name in kernels}
     for _ in range(ROUNDS):
@@ -89,6 +92,9 @@ def _one_round(kernel: Callable[[], object]) -> float:
 
 if __name__ == "__main__":
     try:
-        main()
+        if sys.argv[1:] == ["rankers"]:
+            ranker_forms.main()
+        else:
+            main()
     except BadInput as error:
         sys.exit(f"error {error}")

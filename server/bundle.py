@@ -21,6 +21,8 @@ from contracts.manifest import DomainEntry, Manifest
 from contracts.schema import FeatureSchema
 from indexer.index import Index, open_index
 from server import golden
+from server.fused import chain
+from server.fused.chain import Choice, Ranker
 from server.inference import F32, Graph
 
 I32 = np.ndarray[Any, np.dtype[np.int32]]
@@ -66,8 +68,9 @@ class DomainModel:
 class Bundle:
     """A verified bundle. Its attributes never change: a request that holds it sees one generation."""
 
-    def __init__(self, directory: Path, device: str = "cpu") -> None:
-        """Load aside: verify digests, open, replay the golden batch. Raises BundleError saying what is wrong."""
+    def __init__(self, directory: Path, device: str = "cpu", cache: Path | None = None) -> None:
+        """Load aside: verify digests, open, replay the golden batch, choose how the ranker is computed. cache: where compiled
+        code is kept between starts. Raises BundleError saying what is wrong."""
         self.directory = directory
         self.manifest = Manifest.load(directory)
         self.manifest.verify(directory)
@@ -80,6 +83,10 @@ class Bundle:
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{directory} is not a bundle this version reads: {error!r}", "rebuild the bundle") from error
         self.golden_difference = golden.replay(directory, self.graphs)
+        self.ranker: Ranker | None = None
+        self.ranker_form: Choice | None = None
+        if RANKER in self.graphs:  # after the replay: the graph itself is known to be right
+            self.ranker, self.ranker_form = chain.choose(self.graphs[RANKER], self.schema, cache, device)
 
     def _open(self, directory: Path, device: str) -> None:
         manifest = self.manifest
@@ -90,11 +97,10 @@ class Bundle:
             raise BundleError(f"{directory}: manifest has domains {names}, schema {found}", "rebuild the bundle")
         self.graphs: dict[str, Graph] = {}
         self.domains = {entry.name: self._domain(number, entry, device) for number, entry in enumerate(manifest.domains)}
-        self.ranker: Graph | None = None
         self.user_domain_encoder: Graph | None = None
         self.domain_vectors: F32 | None = None
         if manifest.ranker is not None:
-            self.ranker = self._graph(RANKER, manifest.ranker.inputs, "p_click", device)
+            self._graph(RANKER, manifest.ranker.inputs, "p_click", device)
             if manifest.ranker.user_vectors is not None:
                 self.domain_vectors = np.asarray(load_array(directory / "domain_vectors.npy"))
                 shape = (len(names), manifest.ranker.user_vectors.dimension)

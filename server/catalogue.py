@@ -72,6 +72,7 @@ def _loaded(bundle: Bundle) -> dict[str, Any]:
         "bundle_id": bundle.bundle_id,
         "retriever": bundle.manifest.retriever.name,
         "ranker": ranker.name if ranker else None,
+        "ranker_form": bundle.ranker_form.shown() if bundle.ranker_form else None,
         "execution_providers": bundle.providers,
         "golden_difference": bundle.golden_difference,
         "domains": {name: {"ads": len(one.ads), "index": one.index_kind} for name, one in bundle.domains.items()},

@@ -25,17 +25,30 @@ _REMEDY = "the graphs and the golden batch are of different builds, or the runti
 def replay(directory: Path, graphs: Mapping[str, Graph]) -> float:
     """Run every graph on its golden inputs. Returns the largest absolute difference; raises BundleError on the first
     graph that has no golden batch or leaves the tolerance. graphs: by path without suffix."""
-    path = directory / GOLDEN
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: np.asarray(stored[name]) for name in stored.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{path} is not a readable golden batch: {error}", "rebuild the bundle") from None
+    path, arrays = directory / GOLDEN, _read(directory)
     return max((_replay_one(path, name, graph, arrays) for name, graph in graphs.items()), default=0.0)
 
 
+def feeds(directory: Path, name: str) -> dict[str, np.ndarray[Any, Any]]:
+    """The golden inputs of one graph, by name."""
+    return _feeds(name, _read(directory))
+
+
+def _read(directory: Path) -> dict[str, np.ndarray[Any, Any]]:
+    path = directory / GOLDEN
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: np.asarray(stored[name]) for name in stored.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path} is not a readable golden batch: {error}", "rebuild the bundle") from None
+
+
+def _feeds(name: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    return {key.rsplit("/", 1)[1]: array for key, array in arrays.items() if key.startswith(f"{name}/in/")}
+
+
 def _replay_one(path: Path, name: str, graph: Graph, arrays: Mapping[str, np.ndarray[Any, Any]]) -> float:
-    feeds = {key.rsplit("/", 1)[1]: array for key, array in arrays.items() if key.startswith(f"{name}/in/")}
+    feeds = _feeds(name, arrays)
     expected = [array for key, array in arrays.items() if key.startswith(f"{name}/out/")]
     if set(feeds) != set(graph.inputs) or len(expected) != 1:
         raise BundleError(f"{path} has no golden batch for {name}", "rebuild the bundle")

@@ -50,6 +50,10 @@ class Graph:
         """What the session really got, which may be less than was asked for."""
         return list(self._session.get_providers())
 
+    def width(self, name: str) -> int:
+        """Size of an input's last axis."""
+        return next(int(one.shape[-1]) for one in self._session.get_inputs() if one.name == name)
+
     def run(self, feeds: Feeds) -> F32:
         answer: F32 = self._session.run(self._output, {name: feeds[name] for name in self.inputs})[0]
         return answer

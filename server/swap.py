@@ -139,7 +139,7 @@ class Registry:
 
     def _load(self, bundle_id: str) -> Bundle:
         started = time.monotonic()
-        bundle = Bundle(self.aliases.bundle_directory(bundle_id), self._device)
+        bundle = Bundle(self.aliases.bundle_directory(bundle_id), self._device, self._home / "kernels")
         self._rehearse(bundle)
         _log.info("bundle %s loaded and rehearsed in %.2f s", bundle_id, time.monotonic() - started)
         return bundle

@@ -11,7 +11,11 @@ from rich.table import Column, Table
 
 from contracts.aliases import CHAMPION, Aliases
 from contracts.manifest import Manifest
+from contracts.schema import FeatureSchema
 from deploy.home import home
+from server.bundle import RANKER
+from server.fused.chain import choose
+from server.inference import Graph
 
 app = typer.Typer(help="List, inspect, verify and switch bundles.", no_args_is_help=True)
 
@@ -34,8 +38,15 @@ def list_() -> None:
 
 @app.command(epilog="Example: mdrec bundle show adi+dsfm-20220504-1a2b3c4d")
 def show(bundle_id: str) -> None:
-    """The manifest without its file list: indices, their recall and what they were chosen from; gates, metrics, step times."""
-    body = _manifest(bundle_id).model_dump(mode="json", exclude={"files"})
+    """The manifest without its file list: indices, their recall and what they were chosen from; gates, metrics, step times; and
+    how a gateway on this machine computes the ranker."""
+    manifest = _manifest(bundle_id)
+    body = manifest.model_dump(mode="json", exclude={"files"})
+    if manifest.ranker is not None:
+        directory = Aliases(home()).bundle_directory(bundle_id)
+        graph = Graph(directory / f"{RANKER}.onnx", manifest.ranker.inputs, "p_click", "cpu")
+        _, form = choose(graph, FeatureSchema.load(directory / "schema"), home() / "kernels")
+        body["ranker_form"] = form.shown()
     Console().print_json(json.dumps(body))
 
 

@@ -49,6 +49,7 @@ def test_a_whole_bundle_loads_and_replays_exactly(directory: Path) -> None:
     assert list(bundle.domains) == ["feed", "search", "video", "mail"]
     assert bundle.golden_difference == 0.0
     assert bundle.user_domain_encoder is not None
+    assert bundle.ranker_form is not None and bundle.ranker_form.form == "graph"  # hand-made: it names no architecture
     assert bundle.providers == ["CPUExecutionProvider"]
 
 

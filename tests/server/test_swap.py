@@ -91,6 +91,8 @@ def test_a_recipe_that_never_had_a_good_bundle_makes_the_gateway_unready(home: P
     with running(settings) as served:
         answer = served.client.get("/readyz")
         assert answer.status_code == 503
+        form = answer.json()["recipes"]["adi+dsfm"]["ranker_form"]
+        assert form["form"] == "graph" and "names no architecture" in form["reason"]
         assert answer.json()["problems"] == ["recipe 'adi+other' has no bundle in service"]
         assert served.recommend()["bundle_id"] == "b1"
         shutil.rmtree(home / "bundles" / "b2")

@@ -1,0 +1,75 @@
+"""How kernels are compiled: Numba, ahead of the first request, its machine code kept under the home between starts.
+
+`configure` is called before kernels.py is imported. A cache directory that cannot be written is told and done without.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger("mdrec.server")
+
+_kept: list[Path] = []  # the directory, once it is known to be writable
+
+# No NaN or infinity is assumed away: a broken weight must show.
+_FAST = {"contract", "reassoc", "nsz", "arcp"}
+
+
+def configure(directory: Path | None) -> None:
+    """Keep machine code under `directory`. Does nothing once kernels are loaded. Raises ImportError without Numba."""
+    wide = _wide_vectors()
+    if wide is not None and "NUMBA_CPU_FEATURES" not in os.environ:
+        os.environ["NUMBA_CPU_FEATURES"] = wide
+    from numba import config
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1, "blas")  # parallelism comes from workers, as for the graphs
+    if directory is None:
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        _log.warning("kernels are compiled at every start: %s cannot be written: %s", directory, error)
+        return
+    config.CACHE_DIR = str(directory)  # type: ignore[attr-defined]
+    _kept[:] = [directory]
+
+
+def without_cache(why: Exception) -> None:
+    """Throw away what is kept, which could not be used, and keep nothing more. Raises `why` when nothing was kept."""
+    if not _kept:
+        raise why
+    _log.warning("kernels are compiled at this start: what is kept of them under %s cannot be used: %r", _kept[0], why)
+    shutil.rmtree(_kept.pop(), ignore_errors=True)
+
+
+def compiled(signature: str | None, inline: str = "never") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Numba's njit with division as in NumPy (no branch on zero) and sums in any order. signature None: compiled where it is
+    used, as a part of others."""
+    from numba import njit
+
+    jit: Any = njit
+    common: dict[str, Any] = {"error_model": "numpy", "fastmath": _FAST}
+    if signature is None:
+        return jit(inline=inline, **common)  # type: ignore[no-any-return]
+    return jit(signature, cache=bool(_kept), **common)  # type: ignore[no-any-return]
+
+
+def _wide_vectors() -> str | None:
+    """The host's features without the preference for 256-bit vectors, where it has 512-bit ones; None elsewhere."""
+    from llvmlite.binding import get_host_cpu_features
+
+    features = get_host_cpu_features()
+    if not features.get("avx512f"):
+        return None
+    features["prefer-256-bit"] = False
+    text: str = features.flatten()
+    return text
