@@ -5,8 +5,9 @@
     fused    server/fused, from the graph's own weights
 
 30 features x 8 (14 of the user, 4 of the context, 12 of the ad), hidden layers of 256, 128 and 64, 5 sensitive ones, d' 32 and 8.
-Sensitive features are the user's and context's, or, with `+ad`, two of them the ad's. One thread each. A round times every form
-once, in turn; ratios are taken within rounds. The domain is one number in `tiled`, too: weights of a domain are selected by it.
+Sensitive features are the user's and context's; with `+ad` one of them is an ad's of 100 values, with `+id` one more is its id.
+One thread each. A round times every form once, in turn; ratios are taken within rounds. The domain is one number in `tiled`, too:
+weights of a domain are selected by it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ COUNTS = (100, 500, 2000)
 USERS, ADS, LEVELS, DOMAINS = 20_000, 50_000, 100, 4
 HIDDEN = (256, 128, 64)
 SENSITIVE = ["u0", "u1", "c0", "c1", "user_id"]
-SENSITIVE_WITH_AD = ["u0", "u1", "c0", "a0", "ad_id"]
+WITH_AD, WITH_AD_ID = ["u0", "u1", "c0", "c1", "a0"], ["u0", "u1", "c0", "a0", "ad_id"]
 
 Feeds = dict[str, np.ndarray[Any, Any]]
 
@@ -98,9 +99,11 @@ def _models() -> dict[str, Ranker]:
     of, both = schema(), DSFMDFEIConfig(hidden=HIDDEN, attention=32, hidden_attention=8)
     built: dict[str, Callable[[], Ranker]] = {
         "dsfm_dfei": lambda: DSFMDFEI(of, both, SENSITIVE),
-        "dsfm_dfei +ad": lambda: DSFMDFEI(of, both, SENSITIVE_WITH_AD),
+        "dsfm_dfei +ad": lambda: DSFMDFEI(of, both, WITH_AD),
+        "dsfm_dfei +id": lambda: DSFMDFEI(of, both, WITH_AD_ID),
         "dsfm": lambda: DSFM(of, industrial(), SENSITIVE),
-        "dsfm +ad": lambda: DSFM(of, industrial(), SENSITIVE_WITH_AD),
+        "dsfm +ad": lambda: DSFM(of, industrial(), WITH_AD),
+        "dsfm +id": lambda: DSFM(of, industrial(), WITH_AD_ID),
         "shared_dnn": lambda: SharedDNN(of, SharedDNNConfig(hidden=HIDDEN)),
         "dfei": lambda: DFEI(of, DFEIConfig()),
         "pepnet": lambda: PEPNet(of, PEPNetConfig(hidden=HIDDEN)),

@@ -98,37 +98,66 @@ def add_read(token_NE, read_NE1):  # type: ignore[no-untyped-def]
             token_NE[n, e] += read_NE1[n, e] * share
 
 
-@compiled("void(f4[:,::1], f4[:,:,::1], f4[:,:,::1], f4[:,:,::1], f4[:,:,::1], f4[:,:,::1], f4[:,:,::1], f4[:,:,::1])")
-def add_own_memory(shared_SE1, weight_CJS, query_CFA, key_CJA, value_CJE, read_CFE1, tokens_CFE, found_CNE):  # type: ignore[no-untyped-def]
-    """Tokens of shared and own features after reading a memory of which J tokens are the candidate's own.
+@compiled("i8(i4[:,::1], i8[::1], i8[::1], i8[::1])")
+def group(bits_CN, which_C, first_C, slots):  # type: ignore[no-untyped-def]
+    """Number equal rows alike: which_C is each row's group, first_C[:count] a row of each, count is returned. slots: all -1, a
+    power of two of them, at least twice as many as rows: open addressing by a multiplicative hash."""
+    count = 0
+    for c in range(bits_CN.shape[0]):
+        key = np.uint32(0)
+        for n in range(bits_CN.shape[1]):
+            key = np.uint32(np.uint32(key ^ np.uint32(bits_CN[c, n])) * np.uint32(2654435761))
+            key ^= key >> np.uint32(15)
+        slot = np.int64(key) & (len(slots) - 1)
+        while slots[slot] >= 0:
+            other = first_C[slots[slot]]
+            same = True
+            for n in range(bits_CN.shape[1]):
+                same = same and bits_CN[c, n] == bits_CN[other, n]
+            if same:
+                break
+            slot = (slot + 1) & (len(slots) - 1)
+        if slots[slot] < 0:
+            slots[slot] = count
+            first_C[count] = c
+            count += 1
+        which_C[c] = slots[slot]
+    return count
 
-    shared_SE1: what shared tokens read of the shared memory; weight_CJS: phi(Q_s) . phi(K_j); read_CFE1: what own tokens read of
-    the shared memory. found_CNE: holds the shared tokens in its first S places on entry, all tokens on return."""
-    shared, own, width = shared_SE1.shape[0], tokens_CFE.shape[1], tokens_CFE.shape[2]
-    for c in range(tokens_CFE.shape[0]):
-        for s in range(shared):
-            total = shared_SE1[s, width]
-            for j in range(weight_CJS.shape[1]):
-                total += weight_CJS[c, j, s]
+
+@compiled("void(f4[:,:,::1], f4[:,::1], f4[:,:,::1], f4[:,:,::1])")
+def add_shared_read(token_RSE, read_SE1, weight_RJS, value_RJE):  # type: ignore[no-untyped-def]
+    """Shared tokens after reading R memories, in place. read_SE1: what they read of the part that all memories have in common;
+    weight_RJS: phi(Q_s) . phi(K_j) of the J tokens that a memory has of its own."""
+    width = token_RSE.shape[2]
+    for r in range(token_RSE.shape[0]):
+        for s in range(token_RSE.shape[1]):
+            total = read_SE1[s, width]
+            for j in range(weight_RJS.shape[1]):
+                total += weight_RJS[r, j, s]
             share = f32(1.0) / total
             for e in range(width):
-                found_CNE[c, s, e] += shared_SE1[s, e] * share
-            for j in range(weight_CJS.shape[1]):
-                weight = weight_CJS[c, j, s] * share
+                token_RSE[r, s, e] += read_SE1[s, e] * share
+            for j in range(weight_RJS.shape[1]):
+                weight = weight_RJS[r, j, s] * share
                 for e in range(width):
-                    found_CNE[c, s, e] += weight * value_CJE[c, j, e]
-        for f in range(own):
-            total = read_CFE1[c, f, width]
-            for j in range(key_CJA.shape[1]):
+                    token_RSE[r, s, e] += weight * value_RJE[r, j, e]
+
+
+@compiled("void(f4[:,:,::1], f4[:,:,::1], f4[:,:,::1], f4[:,:,::1], i8[::1])")
+def read_own(read_CFE1, query_CFA, key_RJA, value_RJE, which_C):  # type: ignore[no-untyped-def]
+    """Add to what candidates' own tokens read of the common part what they read of the J tokens of their memory."""
+    width = value_RJE.shape[2]
+    for c in range(read_CFE1.shape[0]):
+        r = which_C[c]
+        for f in range(read_CFE1.shape[1]):
+            for j in range(key_RJA.shape[1]):
                 weight = f32(0.0)
-                for a in range(key_CJA.shape[2]):
-                    weight += query_CFA[c, f, a] * key_CJA[c, j, a]
-                total += weight
+                for a in range(key_RJA.shape[2]):
+                    weight += query_CFA[c, f, a] * key_RJA[r, j, a]
+                read_CFE1[c, f, width] += weight
                 for e in range(width):
-                    read_CFE1[c, f, e] += weight * value_CJE[c, j, e]
-            share = f32(1.0) / total
-            for e in range(width):
-                found_CNE[c, shared + f, e] = tokens_CFE[c, f, e] + read_CFE1[c, f, e] * share
+                    read_CFE1[c, f, e] += weight * value_RJE[r, j, e]
 
 
 @compiled("void(f4[:,::1], f4[:,::1], f4[::1])")
@@ -164,16 +193,18 @@ def hidden_sums(unit_RH, key_A, negative, value, sums_R2A):  # type: ignore[no-u
             sums_R2A[r, 1, a] = count
 
 
-@compiled("void(f4[:,::1], f4[::1], f4[::1], i8, f4[:,:,::1], f4[::1], f4[::1], f4[::1], f4)")
-def read_hidden(x_CH, bias_H, query_A, negative, sums_R2A, widen_A, widen_bias_A, narrow_A, narrow_bias):  # type: ignore[no-untyped-def]
-    """x <- FFN(Za) + Za of Za = Z + attention, Z = relu(x + bias), tokens being single units; in place. R is C, or 1 when all
-    candidates read one memory. Z >= 0, so only the first `negative` lanes, with q_a < 0, need an exponential (see hidden_sums);
-    sums stand in the query's order of lanes. Lanes go four and two at a time: what is summed stays in registers that long."""
+@compiled("void(f4[:,::1], f4[:,::1], i8[::1], f4[::1], i8, f4[:,:,::1], f4[::1], f4[::1], f4[::1], f4)")
+def read_hidden(x_CH, bias_RH, which_C, query_A, negative, sums_R2A, widen_A, widen_bias_A, narrow_A, narrow_bias):  # type: ignore[no-untyped-def]
+    """x <- FFN(Za) + Za of Za = Z + attention, Z = relu(x + bias), tokens being single units; in place. Candidate c reads memory
+    which[c]; bias_RH: one for all, or one a memory. Z >= 0, so only the first `negative` lanes, with q_a < 0, need an exponential
+    (see hidden_sums); sums stand in the query's order of lanes. Lanes go four and two at a time: what is summed stays in
+    registers that long."""
     width, lanes = x_CH.shape[1], len(query_A)
     number, divisor, done = np.empty(width, f32), np.empty(width, f32), np.empty(width, f32)
-    each = sums_R2A.shape[0] > 1
+    own_bias = bias_RH.shape[0] > 1
     for c in range(x_CH.shape[0]):
-        r = c if each else 0
+        r = which_C[c]
+        b = r if own_bias else 0
         n0, n1, d0, d1 = f32(0.0), f32(0.0), f32(0.0), f32(0.0)
         for a in range(negative, lanes):
             n0 += sums_R2A[r, 0, a]
@@ -181,7 +212,7 @@ def read_hidden(x_CH, bias_H, query_A, negative, sums_R2A, widen_A, widen_bias_A
             d0 += sums_R2A[r, 1, a]
             d1 += sums_R2A[r, 1, a] * query_A[a]
         for h in range(width):
-            z = max(x_CH[c, h] + bias_H[h], f32(0.0))
+            z = max(x_CH[c, h] + bias_RH[b, h], f32(0.0))
             x_CH[c, h] = z
             number[h] = n0 + n1 * z
             divisor[h] = d0 + d1 * z

@@ -1,9 +1,10 @@
 """DSFM's two towers and their retrievers, split into what a request shares and what a candidate adds.
 
-Where every sensitive feature is the user's, the context's or the domain's, the extractor and all memories are computed once a
-request, and so are the shared tokens behind the embedding retriever: a candidate's own tokens alone go through the network's
-first layer. Where some sensitive features are the ad's, each of them adds one term to the attention's sums (they are linear
-in the memory's tokens), and the extractor runs for every candidate. S shared, F own, N all tokens; see tokens.py and parts.py.
+A candidate's memory is decided by its sensitive features alone: there are as many memories as candidates differ in those (`R`),
+one where all of them are the user's, the context's or the domain's. Per memory, not per candidate: the extractor, the sums of
+every attention, and all shared tokens behind the embedding retriever with their share of the network's first layer. What the
+candidate's own sensitive features (J of them) add to a memory is one term each, for attention's sums are linear in the memory's
+tokens. S shared, F own tokens; see tokens.py and parts.py for the rest.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from server.fused import kernels
-from server.fused.parts import First, HiddenRetriever, TokenRetriever, last, layers, rectified
+from server.fused.parts import First, HiddenRetriever, Rows, TokenRetriever, last, layers, rectified
 from server.fused.tokens import Split
 from server.fused.weights import F32, NotFused, Weights
+
+# From a candidate's own tokens and its memories' own tokens to the first layer's output before bias and relu, and that bias.
+_Read = Callable[[F32, F32, Rows], tuple[F32, F32]]
 
 
 class Memory:
@@ -28,7 +32,6 @@ class Memory:
         self._sensitive_shared = [shared.index(one) for one in of.sensitive if one in shared]
         self._sensitive_own = [own.index(one) for one in of.sensitive if one in own]
         self._first = First(Split(shared, own, width), weights.linear("memory.base.linears.0"))
-        self._whole = self._first.whole
         self._later = layers(weights, "memory.base", first=1)
         shared_places, own_places = ([at for at, one in enumerate(of.sensitive) if one in side] for side in (shared, own))
         self._extractor_first = First(Split(shared_places, own_places, width), weights.linear("memory.extractor.linears.0"))
@@ -43,26 +46,37 @@ class Memory:
 
     def begin(self, shared_SE: F32) -> Callable[[F32], F32]:
         share = self._extractor_first.begin(shared_SE[self._sensitive_shared])
-        own = bool(self._sensitive_own)
         read = self._read_tokens(shared_SE)
-        fixed = None if own else self._extract(rectified(share[None].copy(), np.zeros_like(share)))
+        alone = None if self._sensitive_own else self._extract(np.maximum(share, 0)[None])
 
         def score(own_CFE: F32) -> F32:
-            if fixed is None:
-                sums, auxiliary = self._extract(rectified(self._extractor_first(own_CFE[:, self._sensitive_own]), share))
-            else:
-                sums, auxiliary = fixed
-            x, bias = read(own_CFE)
+            memory_RJE, which_C = self._memories(own_CFE)
+            sums, auxiliary_R = alone or self._extract(rectified(self._extractor_first(memory_RJE), share))
+            x, bias_RH = read(own_CFE, memory_RJE, which_C)
             for layer, (weight, following) in enumerate(self._later):
-                x = self._hidden[layer].read(x, bias, sums[layer]) if self._hidden else rectified(x, bias)
+                if self._hidden:
+                    x = self._hidden[layer].read(x, bias_RH, which_C, sums[layer])
+                else:
+                    x = np.maximum(x + (bias_RH[which_C] if len(bias_RH) > 1 else bias_RH), 0)
                 if layer < len(self._later) - 1:
-                    x, bias = x @ weight, following
-            return last(x, self._later[-1]) + auxiliary
+                    x, bias_RH = x @ weight, following[None]
+            return last(x, self._later[-1]) + auxiliary_R[which_C]
 
         return score
 
+    def _memories(self, own_CFE: F32) -> tuple[F32, Rows]:
+        """memory_RJE and which_C: the own sensitive tokens of each memory, and every candidate's memory."""
+        count = len(own_CFE)
+        which_C = np.zeros(count, np.int64)
+        if not self._sensitive_own:
+            return np.empty((1, 0, self._width), np.float32), which_C
+        tokens_CJE = own_CFE[:, self._sensitive_own]
+        first_C, slots = np.empty(count, np.int64), np.full(1 << (2 * count).bit_length(), -1, np.int64)
+        memories = kernels.group(tokens_CJE.reshape(count, -1).view(np.int32), which_C, first_C, slots)
+        return tokens_CJE[first_C[:memories]], which_C
+
     def _extract(self, e_RH: F32) -> tuple[list[F32], F32]:
-        """Each hidden retriever's memory, and the extractor's logit, from its first hidden layer."""
+        """Each hidden retriever's memories, and the extractor's logit (R,), from its first hidden layer."""
         sums: list[F32] = []
         for layer in range(len(self._later)):
             if self._hidden:
@@ -70,44 +84,41 @@ class Memory:
             if layer < len(self._later) - 1:
                 weight, bias = self._extractor[layer]
                 e_RH = rectified(e_RH @ weight, bias)
-        return sums, last(e_RH, self._extractor[-1]) if self._auxiliary else np.zeros(1, np.float32)
+        return sums, last(e_RH, self._extractor[-1]) if self._auxiliary else np.zeros(len(e_RH), np.float32)
 
-    def _read_tokens(self, shared_SE: F32) -> Callable[[F32], tuple[F32, F32]]:
-        """From own tokens to the first layer's output before its bias and relu, and that bias."""
+    def _read_tokens(self, shared_SE: F32) -> _Read:
         retriever, first = self._embedding, self._first
         if retriever is None:
-            share = first.begin(shared_SE)
-            return lambda own_CFE: (first(own_CFE), share)
-        memory_AE1 = retriever.remember(shared_SE[self._sensitive_shared])
-        if not self._sensitive_own:
-            share = first.begin(retriever.read(shared_SE, memory_AE1))
-            return lambda own_CFE: (
-                first(retriever.read(own_CFE.reshape(-1, self._width), memory_AE1).reshape(own_CFE.shape)),
-                share,
-            )
+            share_1H = first.begin(shared_SE)[None]
+            return lambda own_CFE, memory_RJE, which_C: (first(own_CFE), share_1H)
+        common_AE1 = retriever.remember(shared_SE[self._sensitive_shared])
         query_SA = retriever.query(shared_SE)
-        read_SE1 = query_SA @ memory_AE1
-        whole = self._whole
+        read_SE1 = query_SA @ common_AE1
 
-        def read(own_CFE: F32) -> tuple[F32, F32]:
-            count, own, width = own_CFE.shape
-            flat_NE = own_CFE.reshape(-1, width)
-            query_NA = retriever.query(flat_NE)
-            memory_NE = own_CFE[:, self._sensitive_own].reshape(-1, width)
-            key_NA = retriever.key(memory_NE)
-            found_CNE = np.empty((count, len(shared_SE) + own, width), np.float32)
-            found_CNE[:, : len(shared_SE)] = shared_SE
-            kernels.add_own_memory(
-                read_SE1,
-                (key_NA @ query_SA.T).reshape(count, -1, len(shared_SE)),
-                query_NA.reshape(count, own, -1),
-                key_NA.reshape(count, len(self._sensitive_own), -1),
-                retriever.value(memory_NE).reshape(count, -1, width),
-                (query_NA @ memory_AE1).reshape(count, own, -1),
-                own_CFE,
-                found_CNE,
-            )
-            fed = retriever.fed(found_CNE.reshape(-1, width)).reshape(count, -1)
-            return fed @ whole, first.bias
+        def shares(key_RJA: F32, value_RJE: F32) -> F32:
+            """The shared tokens' share of the first layer, bias included, for each memory: (R, H)."""
+            memories, own, lanes = key_RJA.shape
+            token_RSE = np.repeat(shared_SE[None], memories, axis=0)
+            weight_RJS = (key_RJA.reshape(-1, lanes) @ query_SA.T).reshape(memories, own, len(shared_SE))
+            kernels.add_shared_read(token_RSE, read_SE1, weight_RJS, value_RJE)
+            return first.begin_each(retriever.fed(token_RSE.reshape(-1, self._width)).reshape(token_RSE.shape))
+
+        nothing = np.empty((1, 0, query_SA.shape[1]), np.float32), np.empty((1, 0, self._width), np.float32)
+        alone_1H = None if self._sensitive_own else shares(*nothing)
+
+        def read(own_CFE: F32, memory_RJE: F32, which_C: Rows) -> tuple[F32, F32]:
+            token_NE = own_CFE.reshape(-1, self._width).copy()
+            query_NA = retriever.query(token_NE)
+            read_NE1 = query_NA @ common_AE1
+            share_RH = alone_1H
+            if share_RH is None:
+                memory_ME = memory_RJE.reshape(-1, self._width)
+                key_RJA = retriever.key(memory_ME).reshape(*memory_RJE.shape[:2], -1)
+                value_RJE = retriever.value(memory_ME).reshape(memory_RJE.shape)
+                share_RH = shares(key_RJA, value_RJE)
+                by_candidate = (*own_CFE.shape[:2], -1)
+                kernels.read_own(read_NE1.reshape(by_candidate), query_NA.reshape(by_candidate), key_RJA, value_RJE, which_C)
+            kernels.add_read(token_NE, read_NE1)
+            return first(retriever.fed(token_NE).reshape(own_CFE.shape)), share_RH
 
         return read

@@ -7,6 +7,7 @@ C candidates, H hidden units, K width of a domain vector, D domains; see tokens.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from server.fused.tokens import Split
 from server.fused.weights import F32, NotFused, Weights
 
 Layer = tuple[F32, F32]
+Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def layers(weights: Weights, name: str, first: int = 0) -> list[Layer]:
@@ -45,16 +47,16 @@ class First:
 
     def __init__(self, split: Split, *linears: Layer) -> None:
         weight = np.concatenate([one for one, _ in linears])
-        self._shared, self._own, self.bias = split(weight, np.concatenate([one for _, one in linears]))
-
-    @property
-    def whole(self) -> F32:
-        """Shared columns, then own ones."""
-        return np.concatenate([self._shared, self._own])
+        self._shared, self._own, self._bias = split(weight, np.concatenate([one for _, one in linears]))
 
     def begin(self, shared_SE: F32) -> F32:
-        """The request's share, bias included."""
-        share: F32 = shared_SE.reshape(-1) @ self._shared + self.bias
+        """The request's share (H,), bias included."""
+        share: F32 = shared_SE.reshape(-1) @ self._shared + self._bias
+        return share
+
+    def begin_each(self, shared_RSE: F32) -> F32:
+        """Of R versions of the shared tokens: (R, H)."""
+        share: F32 = shared_RSE.reshape(len(shared_RSE), -1) @ self._shared + self._bias
         return share
 
     def __call__(self, own: F32) -> F32:
@@ -91,9 +93,9 @@ class HiddenRetriever:
         kernels.hidden_sums(unit_RH, keys, negative, self._value, sums_R2A)
         return sums_R2A.take(self._key_to_query, axis=2)
 
-    def read(self, x_CH: F32, bias_H: F32, sums_R2A: F32) -> F32:
-        """From the layer's output before bias and relu to what the next layer reads, in place."""
-        kernels.read_hidden(x_CH, bias_H, *self._queries, sums_R2A, *self._fed)
+    def read(self, x_CH: F32, bias_RH: F32, which_C: Rows, sums_R2A: F32) -> F32:
+        """From the layer's output before bias and relu to what the next layer reads, in place. bias_RH: one, or one a memory."""
+        kernels.read_hidden(x_CH, bias_RH, which_C, *self._queries, sums_R2A, *self._fed)
         return x_CH
 
 
@@ -124,12 +126,6 @@ class TokenRetriever:
         counted_SE1 = np.concatenate([self.value(token_SE), np.ones((len(token_SE), 1), np.float32)], axis=1)
         out: F32 = self.key(token_SE).T @ counted_SE1
         return out
-
-    def read(self, token_NE: F32, memory_AE1: F32) -> F32:
-        """Tokens after attention to a shared memory and the feed-forward layer; a new array."""
-        found_NE = token_NE.copy()
-        kernels.add_read(found_NE, self.query(token_NE) @ memory_AE1)
-        return self.fed(found_NE)
 
     def fed(self, found_NE: F32) -> F32:
         """FFN(Za) + Za, in place."""
