@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from contracts import ad_changes as layout
 from contracts.ad_changes import AdChange
 from contracts.keys import ad_changes
 from deploy.redis_local import LocalRedis
+from server.ad_changes import AdChanges
+from server.metrics import Metrics
+from server.redis_door import connect
 from server.settings import Settings
 from tests.server.conftest import TOKEN
 from tests.server.live import Running, eventually, running, workers
@@ -180,6 +184,28 @@ def test_nobodys_change_is_lost(served: Running) -> None:
     )
     listed = call(served, "GET", "domains/feed/ads")
     assert {one["ad_id"] for one in listed.json()["ads"]} == {"a0", "a1"} and listed.headers["etag"] == '"2"'
+
+
+def test_a_change_between_reading_and_writing_is_kept(redis_url: str) -> None:
+    async def both() -> layout.AdChanges:
+        client, other = connect(redis_url, 2000), connect(redis_url, 2000)
+        mine, theirs, read = AdChanges(client, Metrics()), AdChanges(other, Metrics()), client.hmget
+
+        async def interrupted(*arguments: Any) -> Any:
+            found = await read(*arguments)
+            if (await theirs.read("feed")).version == 0:
+                await theirs.write("feed", {"a0": {"bid": 2.0}}, None)
+            return found
+
+        client.hmget = interrupted  # type: ignore[method-assign]
+        version, changes = await mine.write("feed", {"a0": {"paused": True}}, None)
+        assert (version, changes["a0"][0]) == (2, AdChange(bid=2.0))
+        found = await mine.read("feed")
+        await client.aclose()
+        await other.aclose()
+        return found
+
+    assert asyncio.run(both()) == layout.AdChanges(2, {"a0": AdChange(paused=True, bid=2.0)})
 
 
 def test_changes_are_on_record(served: Running) -> None:
