@@ -16,8 +16,18 @@ from trainer import export
 from trainer.adi import ADI, VARIANTS, ADIConfig
 from trainer.adi_layers import ADAPTATIONS, DomainBatchNorm, FusedExperts, NetworkMul
 from trainer.sampling import Sampler
+from trainer.spectral import GraphConfig
 
-SMALL = ADIConfig(width=16, expert_widths=(32, 32), forward_widths=(32,), temperature=0.2, user_id_dropout=0.1)
+# Towers say as much as the graph: of the checkerboard's withheld pairs it knows nothing, and nobody settles its strength here.
+SMALL = ADIConfig(
+    width=16,
+    expert_widths=(32, 32),
+    forward_widths=(32,),
+    temperature=0.2,
+    temperature_beside_graph=0.5,
+    graph=GraphConfig(own_weight=0.3),
+    user_id_dropout=0.1,
+)
 
 
 def trained(world: World, config: ADIConfig, epochs: int, seed: int = 0) -> ADI:
