@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import faiss
@@ -13,7 +14,7 @@ from indexer.policy import IndexSpec
 
 _FACTORY = {"ivf_flat": "IVF{nlist},Flat", "ivf_sq8": "IVF{nlist},SQ8"}
 _TRAINING_ADS_PER_LIST = 64  # 100k ads: half the k-means time of FAISS's 256 for at most .003 of recall
-_FINENESS = 8  # nprobe is found to an eighth: time goes with it
+_FINENESS = 8  # time goes with effort
 _ROUNDING = 1e-5  # relative: two summation orders of one float32 inner product
 _GATHERED_AT_ONCE = 1 << 22
 
@@ -48,23 +49,32 @@ def build_index(
         rows_QK = index.with_nprobe(nprobe).search(queries_QE, recall_at).rows
         return measure_recall(vectors_AE, queries_QE, rows_QK, best_QK)
 
-    under, nprobe, recall = 0, spec.nprobe, recall_of(spec.nprobe)
-    while recall < recall_gate:
-        if nprobe == spec.nlist:
-            raise WorkFailed(
-                f"domain {name!r}: recall@{recall_at} is {recall:.4f} with every list visited, under its gate {recall_gate}",
-                "use an index that keeps whole vectors (ivf_flat or exact), or lower the gate",
-            )
-        under, nprobe = nprobe, min(2 * nprobe, spec.nlist)
-        recall = recall_of(nprobe)
-    while under and nprobe - under > max(1, under // _FINENESS):
-        middle = (under + nprobe) // 2
+    nprobe, recall = least_effort(recall_of, spec.nprobe, spec.nlist, recall_gate)
+    if recall < recall_gate:
+        raise WorkFailed(
+            f"domain {name!r}: recall@{recall_at} is {recall:.4f} with every list visited, under its gate {recall_gate}",
+            "use an index that keeps whole vectors (ivf_flat or exact), or lower the gate",
+        )
+    return index.with_nprobe(nprobe), recall
+
+
+def least_effort(recall_of: Callable[[int], float], first: int, most: int, gate: float) -> tuple[int, float]:
+    """(effort, recall): from `first` up doubled until the gate is met, then halved in between; to an eighth the least that meets
+    it. Where none does, `most` and its recall."""
+    under, effort, recall = 0, first, recall_of(first)
+    while recall < gate:
+        if effort >= most:
+            return effort, recall
+        under, effort = effort, min(2 * effort, most)
+        recall = recall_of(effort)
+    while under and effort - under > max(1, under // _FINENESS):
+        middle = (under + effort) // 2
         found = recall_of(middle)
-        if found < recall_gate:
+        if found < gate:
             under = middle
         else:
-            nprobe, recall = middle, found
-    return index.with_nprobe(nprobe), recall
+            effort, recall = middle, found
+    return effort, recall
 
 
 def measure_recall(vectors_AE: Matrix, queries_QE: Matrix, rows_QK: Rows, best_QK: Matrix) -> float:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from contracts.ids import IdTable
-from contracts.schema import FeatureSchema, FeatureSpec
+from contracts.schema import FeatureSchema, FeatureSpec, Side
 from server.fused.chain import fused
 from server.inference import Graph
 from trainer import export
@@ -87,9 +87,9 @@ def _one_round(run: Callable[[Feeds], Any], feeds: Feeds) -> float:
 
 
 def schema() -> FeatureSchema:
-    sides = {"user": ["user_id", *(f"u{i}" for i in range(13))], "context": [f"c{i}" for i in range(4)]}
+    sides: dict[Side, list[str]] = {"user": ["user_id", *(f"u{i}" for i in range(13))], "context": [f"c{i}" for i in range(4)]}
     sides["ad"] = ["ad_id", *(f"a{i}" for i in range(11))]
-    features = [FeatureSpec(name=name, side=side, kind="categorical") for side, names in sides.items() for name in names]  # type: ignore[arg-type]
+    features = [FeatureSpec(name=name, side=side, kind="categorical") for side, names in sides.items() for name in names]
     sizes = {"user_id": USERS, "ad_id": ADS}
     tables = {one.name: IdTable(map(str, range(sizes.get(one.name, LEVELS)))) for one in features}
     return FeatureSchema(tuple(features), tuple(f"d{i}" for i in range(DOMAINS)), tables, {})

@@ -26,7 +26,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from indexer.build import measure_recall
+from indexer.build import least_effort, measure_recall
 from indexer.index import ExactIndex, Index, Matrix, Rows
 from indexer.sweep import Wanted, fastest, memory_budget
 
@@ -156,7 +156,7 @@ def peer(name: str, ads_NE: Matrix, users_QE: Matrix, best_QK: Matrix, k: int) -
 def _least(
     at: Callable[[int], Search], first: int, most: int, ads_NE: Matrix, users_QE: Matrix, best_QK: Matrix, k: int
 ) -> tuple[int, float] | None:
-    """(effort, recall): doubled until it meets the gate, then halved in between."""
+    """(effort, recall) of the least effort that meets the gate."""
 
     def recall_of(effort: int) -> float:
         rows_QK = np.full((len(users_QE), k), -1, dtype=np.int64)
@@ -165,20 +165,8 @@ def _least(
             row[: len(found)] = found
         return measure_recall(ads_NE, users_QE, rows_QK, best_QK)
 
-    under, effort, recall = 0, first, recall_of(first)
-    while recall < GATE:
-        if effort >= most:
-            return None
-        under, effort = effort, min(2 * effort, most)
-        recall = recall_of(effort)
-    while under and effort - under > max(1, under // 8):
-        middle = (under + effort) // 2
-        found = recall_of(middle)
-        if found < GATE:
-            under = middle
-        else:
-            effort, recall = middle, found
-    return effort, recall
+    effort, recall = least_effort(recall_of, first, most, GATE)
+    return (effort, recall) if recall >= GATE else None
 
 
 def compare(n: int, k: int = K, rounds: int = ROUNDS) -> dict[str, list[float]]:

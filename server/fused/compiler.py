@@ -1,6 +1,7 @@
 """How kernels are compiled: Numba, ahead of the first request, its machine code kept under the home between starts.
 
-`configure` is called before kernels.py is imported. A cache directory that cannot be written is told and done without.
+`configure` is called before kernels.py is imported. A cache directory that cannot be written is told and done without, and so
+is one that somebody else may write: what stands there is run, and Numba reads it with pickle.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -33,13 +35,16 @@ def configure(directory: Path | None) -> None:
     if directory is None:
         return
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.stat()
+        if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(f"{directory} is not this user's alone to write")
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        _log.warning("kernels are compiled at every start: %s cannot be written: %s", directory, error)
+        _log.warning("kernels are compiled at every start: %s cannot be used: %s", directory, error)
         return
-    config.CACHE_DIR = str(directory)  # type: ignore[attr-defined]
+    setattr(config, "CACHE_DIR", str(directory))  # noqa: B010  Numba's module makes its settings at import
     _kept[:] = [directory]
 
 
@@ -58,9 +63,9 @@ def compiled(signature: str | None, inline: str = "never") -> Callable[[Callable
 
     jit: Any = njit
     common: dict[str, Any] = {"error_model": "numpy", "fastmath": _FAST}
-    if signature is None:
-        return jit(inline=inline, **common)  # type: ignore[no-any-return]
-    return jit(signature, cache=bool(_kept), **common)  # type: ignore[no-any-return]
+    found: Callable[[Callable[..., Any]], Callable[..., Any]]
+    found = jit(inline=inline, **common) if signature is None else jit(signature, cache=bool(_kept), **common)
+    return found
 
 
 def _wide_vectors() -> str | None:

@@ -38,7 +38,7 @@ def _exp2(x: Any) -> Any:
 
 
 @compiled("b1(f4[:,::1], i4[:,::1], i8[::1], i8[::1], i8[::1], i8[::1], i8, f4[:,:,::1])")
-def look_up(table_VE, codes_CI, columns, offsets, sizes, lengths, scalars, tokens_CFE):  # type: ignore[no-untyped-def]
+def look_up(table_VE, codes_CI, columns, offsets, sizes, lengths, scalars, tokens_CFE):
     """Fill the first len(lengths) tokens: a row of the table each, or (from token `scalars` on) the mean of the rows of a
     sequence without its padding. False when a code is outside its field's table."""
     for c in range(codes_CI.shape[0]):
@@ -71,7 +71,7 @@ def look_up(table_VE, codes_CI, columns, offsets, sizes, lengths, scalars, token
 
 
 @compiled("void(f4[:,::1], f4[::1], i8)")
-def rectify(x_CH, bias_H, width):  # type: ignore[no-untyped-def]
+def rectify(x_CH, bias_H, width):
     """x + bias, and relu of the first `width` columns, in place."""
     for c in range(x_CH.shape[0]):
         for h in range(width):
@@ -81,7 +81,7 @@ def rectify(x_CH, bias_H, width):  # type: ignore[no-untyped-def]
 
 
 @compiled("void(f4[:,::1])")
-def phi(x_NA):  # type: ignore[no-untyped-def]
+def phi(x_NA):
     """elu + 1 in place."""
     flat = x_NA.reshape(x_NA.size)
     for i in range(flat.size):
@@ -89,7 +89,7 @@ def phi(x_NA):  # type: ignore[no-untyped-def]
 
 
 @compiled("void(f4[:,::1], f4[:,::1])")
-def add_read(token_NE, read_NE1):  # type: ignore[no-untyped-def]
+def add_read(token_NE, read_NE1):
     """token += read[:E] / read[E] in place: the weighted mean that attention adds."""
     width = token_NE.shape[1]
     for n in range(token_NE.shape[0]):
@@ -99,7 +99,7 @@ def add_read(token_NE, read_NE1):  # type: ignore[no-untyped-def]
 
 
 @compiled("i8(i4[:,::1], i8[::1], i8[::1], i8[::1])")
-def group(bits_CN, which_C, first_C, slots):  # type: ignore[no-untyped-def]
+def group(bits_CN, which_C, first_C, slots):
     """Number equal rows alike: which_C is each row's group, first_C[:count] a row of each, count is returned. slots: all -1, a
     power of two of them, at least twice as many as rows: open addressing by a multiplicative hash."""
     count = 0
@@ -126,7 +126,7 @@ def group(bits_CN, which_C, first_C, slots):  # type: ignore[no-untyped-def]
 
 
 @compiled("void(f4[:,:,::1], f4[:,::1], f4[:,:,::1], f4[:,:,::1])")
-def add_shared_read(token_RSE, read_SE1, weight_RJS, value_RJE):  # type: ignore[no-untyped-def]
+def add_shared_read(token_RSE, read_SE1, weight_RJS, value_RJE):
     """Shared tokens after reading R memories, in place. read_SE1: what they read of the part that all memories have in common;
     weight_RJS: phi(Q_s) . phi(K_j) of the J tokens that a memory has of its own."""
     width = token_RSE.shape[2]
@@ -145,7 +145,7 @@ def add_shared_read(token_RSE, read_SE1, weight_RJS, value_RJE):  # type: ignore
 
 
 @compiled("void(f4[:,:,::1], f4[:,:,::1], f4[:,:,::1], f4[:,:,::1], i8[::1])")
-def read_own(read_CFE1, query_CFA, key_RJA, value_RJE, which_C):  # type: ignore[no-untyped-def]
+def read_own(read_CFE1, query_CFA, key_RJA, value_RJE, which_C):
     """Add to what candidates' own tokens read of the common part what they read of the J tokens of their memory."""
     width = value_RJE.shape[2]
     for c in range(read_CFE1.shape[0]):
@@ -161,7 +161,7 @@ def read_own(read_CFE1, query_CFA, key_RJA, value_RJE, which_C):  # type: ignore
 
 
 @compiled("void(f4[:,::1], f4[:,::1], f4[::1])")
-def add_both(x_NE, other_NE, bias_E):  # type: ignore[no-untyped-def]
+def add_both(x_NE, other_NE, bias_E):
     """x += other + bias in place."""
     for n in range(x_NE.shape[0]):
         for e in range(x_NE.shape[1]):
@@ -169,7 +169,7 @@ def add_both(x_NE, other_NE, bias_E):  # type: ignore[no-untyped-def]
 
 
 @compiled("void(f4[:,::1], f4[::1], i8, f4, f4[:,:,::1])")
-def hidden_sums(unit_RH, key_A, negative, value, sums_R2A):  # type: ignore[no-untyped-def]
+def hidden_sums(unit_RH, key_A, negative, value, sums_R2A):
     """Per row and lane a: sum_j phi(k_a e_j) e_j value, and sum_j phi(k_a e_j). Units are rectified, e_j >= 0, so phi(k_a e_j) is
     1 + k_a e_j where k_a >= 0: those sums need sum e and sum e^2 alone, and no exponential. The first `negative` lanes are the
     ones with k_a < 0."""
@@ -194,7 +194,7 @@ def hidden_sums(unit_RH, key_A, negative, value, sums_R2A):  # type: ignore[no-u
 
 
 @compiled("void(f4[:,::1], f4[:,::1], i8[::1], f4[::1], i8, f4[:,:,::1], f4[::1], f4[::1], f4[::1], f4)")
-def read_hidden(x_CH, bias_RH, which_C, query_A, negative, sums_R2A, widen_A, widen_bias_A, narrow_A, narrow_bias):  # type: ignore[no-untyped-def]
+def read_hidden(x_CH, bias_RH, which_C, query_A, negative, sums_R2A, widen_A, widen_bias_A, narrow_A, narrow_bias):
     """x <- FFN(Za) + Za of Za = Z + attention, Z = relu(x + bias), tokens being single units; in place. Candidate c reads memory
     which[c]; bias_RH: one for all, or one a memory. Z >= 0, so only the first `negative` lanes, with q_a < 0, need an exponential
     (see hidden_sums); sums stand in the query's order of lanes. Lanes go four and two at a time: what is summed stays in
@@ -251,7 +251,7 @@ def read_hidden(x_CH, bias_RH, which_C, query_A, negative, sums_R2A, widen_A, wi
 
 
 @compiled("void(f4[:,::1])")
-def softmax(x_CD):  # type: ignore[no-untyped-def]
+def softmax(x_CD):
     """Over the last axis, in place."""
     for c in range(x_CD.shape[0]):
         largest = x_CD[c, 0]
@@ -266,7 +266,7 @@ def softmax(x_CD):  # type: ignore[no-untyped-def]
 
 
 @compiled("void(f4[:,::1], f4[:,::1], f4[::1], f4)")
-def gate(x_CH, gate_CH, bias_H, scale):  # type: ignore[no-untyped-def]
+def gate(x_CH, gate_CH, bias_H, scale):
     """x *= scale * sigmoid(gate + bias) in place, for as many of x's first columns as there are gates."""
     for c in range(x_CH.shape[0]):
         for h in range(gate_CH.shape[1]):

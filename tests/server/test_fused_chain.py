@@ -147,6 +147,15 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, caplog: 
     assert "compiled at every start" in caplog.text
 
 
+def test_a_cache_that_others_may_write_is_not_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shared = tmp_path / "kernels"
+    shared.mkdir()
+    shared.chmod(0o777)
+    kept = list(compiler._kept)
+    compiler.configure(shared)
+    assert "not this user's alone" in caplog.text and compiler._kept == kept
+
+
 def test_the_file_is_read_as_the_onnx_package_reads_it(graph: Graph, tmp_path: Path) -> None:
     notes, arrays = onnx_file.read(graph.path)
     model = onnx.load(graph.path)
