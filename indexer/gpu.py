@@ -1,7 +1,7 @@
 """The GPU index: a copy of a CPU index in device memory, and that CPU index beside it.
 
 A FAISS GPU index is not safe for concurrent search (faiss #367), nor are the scratch resources it shares with others on
-its device: one lock a device. It knows no eligibility mask and no k or nprobe above 2,048: a masked search fetches more
+its device: one lock a device. It knows no eligibility mask, and no k or nprobe above its limits: a masked search fetches more
 and filters, and whatever the device cannot answer in full goes to the CPU.
 """
 
@@ -19,6 +19,9 @@ from contracts.errors import BadInput
 from indexer.index import NO_ROW, FaissCpuIndex, Found, Mask, Matrix, checked, ordered, search_parameters
 
 _LIMIT = 2048  # GPU selection kernels keep at most this many results, and visit at most this many lists
+# Of inverted lists with 8-bit codes: above it the kernel asks for more shared memory than a block has, and FAISS 1.15 ends the process
+# (seen on an H200, k = 1,072).
+_LIST_LIMIT = 1024
 _SPARE = 1.5  # fetched over what a random mask would need
 
 
@@ -77,7 +80,8 @@ class FaissGpuIndex:
         available = self.size if eligible_N is None else int(np.count_nonzero(eligible_N))
         fetch = width if eligible_N is None else int(_SPARE * width * self.size / max(available, 1)) + 1
         nprobe = self.cpu.nprobe_for(max(available, 1))
-        if fetch > _LIMIT or (nprobe or 0) > _LIMIT or available <= width:
+        most = _LIMIT if nprobe is None else _LIST_LIMIT
+        if fetch > most or (nprobe or 0) > _LIMIT or available <= width:
             return self.cpu.search(query_BE, k, eligible_N)
         found = self._search(query_BE, min(fetch, self.size), nprobe)
         if eligible_N is not None:

@@ -53,7 +53,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"median ms, and ratios to fused: median [min, max] of {ROUNDS} alternating rounds, one thread")
     print(f"{'ranker':<16}{'ads':>6}{'tiled':>9}{'graph':>9}{'fused':>9}   {'tiled / fused':<22}{'graph / fused':<22}difference")
-    for name, model in _models().items():
+    for name, model in models().items():
         with tempfile.TemporaryDirectory() as home:
             forms = _forms(model, Path(home))
             for count in COUNTS:
@@ -62,8 +62,8 @@ def main() -> None:
 
 def _compare(name: str, model: Ranker, forms: dict[str, Callable[[Feeds], Any]], count: int) -> None:
     feeds = export.random_feeds(schema(), export.ranker_inputs(schema(), model), model, count, np.random.default_rng(0))
-    tiled = {key: _tiled(key, value, count) for key, value in feeds.items()}
-    given = {form: tiled if form == "tiled" else feeds for form in forms}
+    repeated = {key: tiled(key, value, count) for key, value in feeds.items()}
+    given = {form: repeated if form == "tiled" else feeds for form in forms}
     answers = {form: run(given[form]) for form, run in forms.items()}
     ms: dict[str, list[float]] = {form: [] for form in forms}
     for _ in range(ROUNDS):
@@ -95,7 +95,7 @@ def schema() -> FeatureSchema:
     return FeatureSchema(tuple(features), tuple(f"d{i}" for i in range(DOMAINS)), tables, {})
 
 
-def _models() -> dict[str, Ranker]:
+def models() -> dict[str, Ranker]:
     of, both = schema(), DSFMDFEIConfig(hidden=HIDDEN, attention=32, hidden_attention=8)
     built: dict[str, Callable[[], Ranker]] = {
         "dsfm_dfei": lambda: DSFMDFEI(of, both, SENSITIVE),
@@ -123,10 +123,10 @@ def _forms(model: Ranker, home: Path) -> dict[str, Callable[[Feeds], Any]]:
     path, names = home / "ranker.onnx", export.ranker_inputs(schema(), model)
     export.export_ranker(model, schema(), path)
     graph = Graph(path, names, "p_click", "cpu")
-    return {"tiled": _plain(model, names), "graph": graph.run, "fused": fused(path, home / "kernels").run}
+    return {"tiled": plain(model, names), "graph": graph.run, "fused": fused(path, home / "kernels").run}
 
 
-def _tiled(name: str, value: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
+def tiled(name: str, value: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
     return value if name == "domain" or len(value) == count else np.repeat(value, count, axis=0)
 
 
@@ -145,10 +145,10 @@ class _Plain(nn.Module):
         return torch.sigmoid(self.model.calibrated(inputs))
 
 
-def _plain(model: Ranker, names: list[str]) -> Callable[[Feeds], Any]:
+def plain(model: Ranker, names: list[str], provider: str = "CPUExecutionProvider") -> Callable[[Feeds], Any]:
     """A session on the model as torch.onnx.export gives it with its defaults."""
     feeds = export.random_feeds(schema(), names, model, 3, np.random.default_rng(0))
-    example = tuple(torch.from_numpy(_tiled(name, feeds[name], 3)) for name in names)
+    example = tuple(torch.from_numpy(tiled(name, feeds[name], 3)) for name in names)
     buffer: Any = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -158,6 +158,6 @@ def _plain(model: Ranker, names: list[str]) -> Callable[[Feeds], Any]:
         )  # fmt: skip
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = ort.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(buffer.getvalue(), options, providers=[provider])
     read = {one.name for one in session.get_inputs()}
     return lambda given: session.run(None, {name: value for name, value in given.items() if name in read})[0]

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from contracts.files import read_json, replace_dir, write_json
 from contracts.schema import PAD, FeatureSchema
 from trainer.datasets import Dataset, synth
-from trainer.fit import fit_ranker
+from trainer.fit import device, fit_ranker
 from trainer.layers import Inputs, Ranker
 from trainer.recipes import ranker_plan
 from trainer.tables import Tables
@@ -51,9 +51,9 @@ def main(dataset: str | None = None) -> None:
         for name in MODELS:
             plan = ranker_plan(name)
             rows = STEPS * plan.settings.batch_rows
-            _rates(name, _resized(whole, rows, directory / f"rows-{rows}"), directory / name)
+            _rates(name, resized(whole, rows, directory / f"rows-{rows}"), directory / name)
         for rows in MEMORY_ROWS:
-            _resized(whole, rows, directory / f"rows-{rows}")
+            resized(whole, rows, directory / f"rows-{rows}")
             command = [sys.executable, "-m", "loadtests.training", "--memory", str(directory / f"rows-{rows}")]
             print(subprocess.run(command, check=True, capture_output=True, text=True).stdout, end="", flush=True)
 
@@ -63,10 +63,10 @@ def _rates(name: str, tables: Tables, directory: Path) -> None:
     dataset = TensorDataset(*_flat(tables.batch("train", np.arange(tables.split_size("train")))))
 
     def ours(number: int) -> float:
-        return fit_ranker(_model(name, tables), tables, settings, directory / str(number)).rows_per_second
+        return fit_ranker(model_of(name, tables), tables, settings, directory / str(number)).rows_per_second
 
     def plain(number: int, stock: bool = True) -> float:
-        model = _model(name, tables)
+        model = model_of(name, tables)
         if stock:
             model.embedding = StockTokens(tables.schema, model.embedding.dim, model.embedding.names)  # type: ignore[assignment]
             model.embedding_l2 = 0.0
@@ -88,18 +88,22 @@ def _rates(name: str, tables: Tables, directory: Path) -> None:
 
 
 def _plain_loop(model: Ranker, loader: DataLoader[tuple[Tensor, ...]], learning_rate: float) -> float:
+    where = device()
+    model.to(where)
     optimizer = torch.optim.Adam(model.parameters(), learning_rate)
     criterion = nn.BCEWithLogitsLoss()
     rows, started = 0, time.perf_counter()
-    for step, (*inputs, label) in enumerate(loader):
+    for step, parts in enumerate(loader):
         if step == PLAIN_STEPS:
             break
+        *inputs, label = (one.to(where) for one in parts)
         optimizer.zero_grad()
         read = Inputs(*inputs)
         loss = criterion(model(read), label) + model.regularisation(read)
         loss.backward()
         optimizer.step()
         rows += len(label)
+        float(loss)  # waits for the device
     return rows / (time.perf_counter() - started)
 
 
@@ -143,7 +147,7 @@ class StockTokens(nn.Module):
         return name.replace(".", "_")
 
 
-def _model(name: str, tables: Tables) -> Ranker:
+def model_of(name: str, tables: Tables) -> Ranker:
     torch.manual_seed(0)
     plan = ranker_plan(name)
     fields = [one.name for one in tables.schema.block("ad").fields[:SENSITIVE]]
@@ -154,7 +158,7 @@ def _flat(batch: object) -> list[Tensor]:
     return [*batch.inputs[:-1], batch.label]  # type: ignore[attr-defined]
 
 
-def _resized(whole: Tables, rows: int, directory: Path) -> Tables:
+def resized(whole: Tables, rows: int, directory: Path) -> Tables:
     """The same users and ads; `rows` training events, each domain's in its proportion, repeated in their order."""
     if not directory.is_dir():
         temporary = directory.with_name(f".{directory.name}")
@@ -186,7 +190,7 @@ def _resized(whole: Tables, rows: int, directory: Path) -> Tables:
 def _memory(directory: Path) -> None:
     """Train for a while; print the peak of resident memory, and of its part that is no file's."""
     tables = Tables.open(directory)
-    model = _model("shared_dnn", tables)
+    model = model_of("shared_dnn", tables)
     settings = ranker_plan("shared_dnn").settings
     peak: dict[str, int] = {}
     loss = model.training_loss

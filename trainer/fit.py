@@ -26,6 +26,7 @@ from trainer.batches import epoch_rows, joined, with_negatives, with_strangers
 from trainer.calibration import calibrate
 from trainer.checkpoint import WEIGHTS, Checkpoints, Position, load_weights, save_weights
 from trainer.layers import Ranker
+from trainer.prefetch import ahead
 from trainer.progress import progress
 from trainer.sampling import Sampler
 from trainer.scoring import mean_auc, mean_recall
@@ -192,6 +193,8 @@ def _fit(
                     _descend(optimizer, loss)
                     position.rows += rows
                     bar.advance()
+            if device().type == "cuda":  # which is asked for its results later than for its work
+                torch.cuda.synchronize()
             position.seconds += time.perf_counter() - started
             model.eval()
             position.metrics.append(measure())
@@ -242,15 +245,23 @@ def _cool(optimizer: torch.optim.Optimizer, share: float) -> None:
 
 
 def _ranker_losses(model: Ranker, tables: Tables, split: str, settings: FitSettings, epoch: int) -> Iterator[Step]:
-    rng = np.random.default_rng([settings.seed, epoch])
+    where = device()
     model.start_epoch()
+    batches = _batches(model, tables, split, settings, epoch)
+    for batch, rows in ahead(batches) if where.type == "cuda" else batches:
+        yield model.training_loss(batch.to(where)), rows
+
+
+def _batches(model: Ranker, tables: Tables, split: str, settings: FitSettings, epoch: int) -> Iterator[tuple[Batch, int]]:
+    """Each batch of one epoch, and how many events it was made of."""
+    rng = np.random.default_rng([settings.seed, epoch])
     for rows in epoch_rows(tables, split, settings.batch_rows, model.domain_pure, rng):
         batch = tables.batch(split, rows)
         if tables.positives_only:
             batch = with_negatives(tables, batch, settings.negatives, rng)
         if settings.id_dropout:
             batch = with_strangers(tables, batch, settings.id_dropout, rng)
-        yield model.training_loss(batch.to(device())), len(rows)
+        yield batch, len(rows)
 
 
 def _ranker_steps(tables: Tables, split: str, settings: FitSettings) -> int:

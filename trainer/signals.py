@@ -215,7 +215,7 @@ class Signals(Ranker):
             for piece in torch.split(torch.arange(len(event))[~taken | (drawn == 0)], _READ_ROWS):
                 some = Inputs(*(None if one is None else one[piece].to(where) for one in inputs))  # type: ignore[arg-type]
                 parts.append((self.signals(some), domain[piece], batch.label[piece], weight[piece], event[piece]))
-        return _Given(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        return _Given(*(torch.cat(column).to(where) for column in zip(*parts, strict=True)))
 
     def _logit(self, standard_BS: Tensor, domain_BD: Tensor) -> Tensor:
         found_B1: Tensor = self.linear(standard_BS) + self.network(torch.cat([standard_BS, domain_BD], dim=1))
