@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,8 @@ def main() -> int:
         return 2
     torch.backends.cuda.matmul.allow_tf32 = False
     bandwidth = _bandwidth()
-    print(
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, ONNX Runtime {ort.__version__}, copies {bandwidth / 1e12:.2f} TB/s"
-    )
+    versions = f"torch {torch.__version__}, ONNX Runtime {ort.__version__}"
+    print(f"{torch.cuda.get_device_name()}, {versions}, copies {bandwidth / 1e12:.2f} TB/s")
     agree = [_searched(quick), _ranked(quick), _trained(quick, bandwidth)]
     return 0 if all(agree) else 1
 
@@ -73,10 +73,9 @@ def _searched(quick: bool) -> bool:
         print(f"search: not measured, {error}")
         return False
     for one in reports:
-        print(
-            f"search {one['kind']:<9} agrees {one['agrees']}, sets {one['all']['overlap']:.5f}, masked {one['masked']['overlap']:.5f}"
-        )
-    print(f"{'search, k = 500':<34}{'at once':>8}{'CPU ms':>9}{'GPU ms':>9}   CPU / GPU, one query")
+        sets = f"sets {one['all']['overlap']:.5f}, masked {one['masked']['overlap']:.5f}"
+        print(f"search {one['kind']:<9} agrees {one['agrees']}, {sets}", flush=True)
+    print(f"{'search, k = 500':<34}{'at once':>8}{'CPU ms':>9}{'GPU ms':>9}   CPU / GPU")
     for ads, spec in list(SEARCHED.items())[: 1 if quick else None]:
         ads_NE, users_QE = search.world(ads)
         built, _ = build_index(ads_NE, users_QE, spec, "gpu", K, recall_gate=0.5, seed=0)
@@ -84,15 +83,14 @@ def _searched(quick: bool) -> bool:
         on_gpu = FaissGpuIndex(built)
         for batch in BATCHES:
             asked = np.ascontiguousarray(np.resize(users_QE, (batch, users_QE.shape[1])))
-            cpu, gpu = _alternating(lambda a=asked: built.search(a, K), lambda a=asked: on_gpu.search(a, K))  # type: ignore[misc]
-            print(
-                f"{ads:>9,} ads, {spec.kind}, {spec.nlist:>5} lists{batch:>11}{cpu / batch:9.3f}{gpu / batch:9.3f}   {cpu / gpu:.1f}"
-            )
+            cpu, gpu = _alternating(partial(built.search, asked, K), partial(on_gpu.search, asked, K))
+            name = f"{ads:>9,} ads, {spec.kind}, {spec.nlist:>5} lists"
+            print(f"{name}{batch:>11}{cpu / batch:9.3f}{gpu / batch:9.3f}   {cpu / gpu:.1f}", flush=True)
     return all(one["agrees"] for one in reports)
 
 
 def _ranked(quick: bool) -> bool:
-    """The bundle's graph in ONNX Runtime on both devices, then the exported graph of repeated users, which can hold more requests."""
+    """The bundle's graph in ONNX Runtime on both devices, then the graph of repeated users, which can hold many requests."""
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         print("ranking: not measured, this ONNX Runtime has no CUDA provider")
         return False
@@ -119,11 +117,11 @@ def _ranker(name: str, model: Ranker, path: Path) -> bool:
     for count in CANDIDATES:
         feeds = export.random_feeds(schema, names, model, count, np.random.default_rng(0))
         worst = max(worst, difference := float(np.abs(cpu.run(feeds) - gpu.run(feeds)).max()))
-        of_cpu, of_gpu = _alternating(lambda f=feeds: cpu.run(f), lambda f=feeds: gpu.run(f))  # type: ignore[misc]
+        of_cpu, of_gpu = _alternating(partial(cpu.run, feeds), partial(gpu.run, feeds))
         many = []
         for batch in BATCHES:
             wide = {key: ranker_forms.tiled(key, _times(key, value, batch), count * batch) for key, value in feeds.items()}
-            many.append(_alternating(lambda w=wide: repeated(w))[0] / batch)  # type: ignore[misc]
+            many.append(_alternating(partial(repeated, wide))[0] / batch)
         shown = ", ".join(f"{one:.3f}" for one in many)
         print(f"{name:<16}{count:>6}{of_cpu:9.3f}{of_gpu:9.3f}{difference:12.1e}   {shown}", flush=True)
     return worst <= TOLERANCE

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from server import admin, catalogue, errors, openapi, outcomes, recommend
 from server.ad_changes import AdChanges
 from server.bundle import Bundle
+from server.device import Device
 from server.edge import Edge
 from server.experiments import Experiments
 from server.exposures import ExposureLog
@@ -40,7 +41,8 @@ def create_app(settings: Settings) -> FastAPI:
     redis = connect(settings.redis_url, settings.redis_write_timeout_ms)
     rows = RowReader(settings.redis_url)
     ad_changes = AdChanges(redis, metrics)
-    pipeline = Pipeline(rows, ad_changes, metrics, settings.redis_timeout_ms, settings.retrieve_k)
+    device = Device(metrics.device_batch) if settings.device == "cuda" else None
+    pipeline = Pipeline(rows, ad_changes, metrics, settings.redis_timeout_ms, settings.retrieve_k, device)
     gateway = Gateway(
         settings=settings,
         metrics=metrics,
@@ -79,6 +81,8 @@ def create_app(settings: Settings) -> FastAPI:
         await gateway.exposures.flush(settings.shutdown_flush_seconds)
         await gateway.stop()
         gateway.registry.close()
+        if device is not None:
+            device.close()
         await redis.aclose()
         rows.close()
         metrics.close()

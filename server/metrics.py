@@ -17,6 +17,8 @@ MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 _REQUEST_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.5)
 _STAGE_SECONDS = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 7.5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.25, 1.0)
 
+_TOGETHER = (1, 2, 4, 8, 16, 32, 64)
+
 
 class Metrics:
     """One instance an app; `text()` is what /metrics answers."""
@@ -39,6 +41,9 @@ class Metrics:
             ["stage", "domain", "recipe"],
             buckets=_STAGE_SECONDS,
             registry=self._registry,
+        )
+        self.device_batch = Histogram(
+            "mdrec_device_batch_requests", "Requests that one call on the GPU served.", buckets=_TOGETHER, registry=self._registry
         )
         self.dropped = self._counter("mdrec_candidates_dropped", "Candidates dropped by the filter.", "reason", "domain")
         self.degraded = self._counter("mdrec_degraded", "Answers given from a lower rung.", "rung", "domain")

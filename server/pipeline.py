@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
@@ -29,6 +29,7 @@ from contracts.keys import user_row
 from server import features, stages
 from server.ad_changes import AdChanges
 from server.bundle import Bundle, DomainModel
+from server.device import Device, Handler
 from server.errors import Problem
 from server.metrics import Metrics
 from server.redis_door import RowReader, RowUnavailable
@@ -81,7 +82,16 @@ class Stopwatch:
 class Pipeline:
     """The stages, their budgets and their ladder."""
 
-    def __init__(self, rows: RowReader, ads: AdChanges, metrics: Metrics, redis_timeout_ms: float, retrieve_k: int) -> None:
+    def __init__(
+        self,
+        rows: RowReader,
+        ads: AdChanges,
+        metrics: Metrics,
+        redis_timeout_ms: float,
+        retrieve_k: int,
+        device: Device | None = None,
+    ) -> None:
+        self._device = device
         self._rows, self._ads = rows, ads
         self._metrics = metrics
         self._redis_seconds = redis_timeout_ms / 1000
@@ -94,7 +104,7 @@ class Pipeline:
         watch = Stopwatch(self._metrics, domain.name, bundle.recipe, question.started)
         with watch("hydrate"):
             await self._hydrate(work, question.deadline)
-        self._answer(work, watch, question, retrieve_k or self._retrieve_k)
+        await self._answer(work, watch, question, retrieve_k or self._retrieve_k)
         self._count(work)
         return work, watch
 
@@ -110,7 +120,7 @@ class Pipeline:
         work.rows = stages.known_rows(domain, ad_ids)
         work.retrieval_scores = np.full(len(work.rows), np.nan, dtype=np.float32)
         with watch("rank"):
-            self._rank(work, question.deadline)
+            await self._rank(work, question.deadline)
             if work.p_click is None and len(work.rows):
                 stages.inner_products(work)
                 stages.keep_retrieval_order(work)
@@ -144,19 +154,21 @@ class Pipeline:
         if work.row is None:
             work.row = features.stranger(work.bundle, work.user_id)
 
-    def _answer(self, work: Work, watch: Stopwatch, question: Question, retrieve_k: int) -> None:
+    async def _answer(self, work: Work, watch: Stopwatch, question: Question, retrieve_k: int) -> None:
         count = max(retrieve_k, question.k)
         excluded = np.unique(stages.known_rows(work.domain, question.excluded))
         with watch("encode"):
             stages.encode(work)
         with watch("retrieve"):
-            self._attempt(work, "popular", stages.retrieve, count, excluded)
+            await self._attempt(
+                "popular", work, self._compute("retrieve", work.domain, stages.retrieve_together, (work, count, excluded))
+            )
         with watch("filter"):
             stages.filter_ads(work, count, excluded)
         if not len(work.rows):
             self._fall_to_popular(work, watch, excluded, count)
         with watch("rank"):
-            self._rank(work, question.deadline)
+            await self._rank(work, question.deadline)
         with watch("select"):
             stages.select(work, question.k)
 
@@ -168,22 +180,29 @@ class Pipeline:
         with watch("filter"):
             stages.filter_ads(work, count, excluded)
 
-    def _rank(self, work: Work, deadline: float) -> None:
+    async def _rank(self, work: Work, deadline: float) -> None:
         stages.keep_retrieval_order(work)
         if work.bundle.ranker is None or not len(work.rows):
             return
         if perf_counter() > deadline:
             work.degraded.append("deadline")
         else:
-            self._attempt(work, "rank", stages.rank)
+            await self._attempt("rank", work, self._compute("rank", work.bundle, stages.rank_together, work))
 
-    def _attempt(self, work: Work, rung: str, stage: Any, *arguments: Any) -> None:
+    async def _attempt(self, rung: str, work: Work, stage: Awaitable[None]) -> None:
         """Run a stage that has a rung below it. Whatever a model or an index raises, the request is still answered."""
         try:
-            stage(work, *arguments)
+            await stage
         except Exception:
-            _log.exception("%s failed in domain %r of %s", stage.__name__, work.domain.name, work.bundle.bundle_id)
+            _log.exception("no %s in domain %r of %s", rung, work.domain.name, work.bundle.bundle_id)
             work.degraded.append(rung)
+
+    async def _compute(self, stage: str, among: object, handler: Handler, work: Any) -> None:
+        """Here, or on the GPU beside other requests that ask the same of `among`, a domain or a bundle that the work holds."""
+        if self._device is None:
+            handler([work])
+        else:
+            await self._device.do((stage, id(among)), handler, work)
 
     def _count(self, work: Work) -> None:
         for rung in work.degraded:

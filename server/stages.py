@@ -16,9 +16,10 @@ import numpy as np
 
 from contracts.errors import WorkFailed
 from contracts.user_row import UserRow
+from indexer.index import Found
 from server.bundle import Bundle, DomainModel
 from server.features import encode_context, served_vectors
-from server.inference import F32
+from server.inference import F32, Feeds
 
 # Ads that may not be shown are dropped after a search for as many more, while they are at most this share of what is wanted;
 # where they are more, the search passes over them. k = 500, ms, plain / dropped / passed over: 100k ads by IVF with 105 barred
@@ -70,14 +71,40 @@ def encode(work: Work) -> None:
 def retrieve(work: Work, count: int, excluded: Rows) -> None:
     """The domain's tower, then its index: what the filter leaves of it are the `count` ads of highest inner product that may be
     shown, or all of them where they are fewer."""
-    query_1E = work.domain.user_tower.run(work.feeds)
-    barred = work.domain.ads.inactive + len(excluded)
-    if barred <= _DROPPED_SHARE * count:
-        found = work.domain.index.search(query_1E, count + barred)
-    else:
-        found = work.domain.index.search(query_1E, count, _eligible(work, excluded))
-    real = found.rows[0] >= 0
-    work.rows, work.retrieval_scores = found.rows[0][real], found.scores[0][real]
+    retrieve_together([(work, count, excluded)])
+
+
+def retrieve_together(asked: Sequence[tuple[Work, int, Rows]]) -> None:
+    """As `retrieve`, for requests that met in one domain of one bundle: one run of its tower, one search without a mask."""
+    domain, wide = asked[0][0].domain, []
+    query_BE = domain.user_tower.run(_rows([work.feeds for work, _, _ in asked]))
+    for number, (work, count, excluded) in enumerate(asked):
+        barred = domain.ads.inactive + len(excluded)
+        if barred <= _DROPPED_SHARE * count:
+            wide.append((number, count + barred))
+        else:
+            _take(work, domain.index.search(query_BE[number : number + 1], count, _eligible(work, excluded)), 0, count)
+    if wide:
+        numbers = [number for number, _ in wide]
+        found = domain.index.search(query_BE[numbers], max(most for _, most in wide))
+        for place, (number, most) in enumerate(wide):
+            _take(asked[number][0], found, place, most)
+
+
+def rank_together(works: Sequence[Work]) -> None:
+    """As `rank`, one after the other: a ranker's graph has one user."""
+    for work in works:
+        rank(work)
+
+
+def _rows(feeds: Sequence[Feeds]) -> Feeds:
+    return feeds[0] if len(feeds) == 1 else {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
+
+
+def _take(work: Work, found: Found, place: int, most: int) -> None:
+    rows, scores = found.rows[place, :most], found.scores[place, :most]
+    real = rows >= 0
+    work.rows, work.retrieval_scores = rows[real], scores[real]
 
 
 def popular(work: Work) -> None:

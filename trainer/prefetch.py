@@ -1,4 +1,4 @@
-"""Batches made ahead, by one thread, while a device computes: on a GPU the gather of rows would otherwise stand between two steps."""
+"""Batches made ahead by one thread while a device computes: on a GPU the gather of rows would stand between two steps."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _POLL_SECONDS = 0.1  # how soon the thread of an abandoned iterator ends
 
 
 def ahead(items: Iterable[T], depth: int = _AHEAD) -> Iterator[T]:
-    """The same items in the same order, up to `depth` of them made before they are asked for. What `items` raises is raised here, in
-    its place; an iterator that is closed early ends the thread."""
+    """The same items in the same order, up to `depth` of them made before they are asked for. What `items` raises is raised here,
+    in its place; an iterator that is closed early ends the thread."""
     made: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(depth)
     abandoned = threading.Event()
 

@@ -1,0 +1,132 @@
+"""The GPU's owner thread: batches form while it is busy, one bad request harms no other, and answers equal a CPU's."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from server.bundle import Bundle, DomainModel
+from server.device import Device
+from server.metrics import Metrics
+from server.pipeline import Pipeline, Question
+from server.stages import Work
+from tests.server.worlds import World
+
+
+class Gate:
+    """A handler that notes the lists it gets; the first call lasts until `opened`."""
+
+    def __init__(self) -> None:
+        self.lists: list[list[Any]] = []
+        self.entered, self.opened = threading.Event(), threading.Event()
+        self.threads: set[int] = set()
+
+    def __call__(self, works: Sequence[Any]) -> None:
+        self.threads.add(threading.get_ident())
+        self.lists.append(list(works))
+        self.entered.set()
+        assert self.opened.wait(10)
+        for work in works:
+            if work == "bad":
+                raise ValueError("bad")
+
+
+async def _meanwhile(gate: Gate, device: Device, *later: tuple[str, Any]) -> list[Any]:
+    """`first` is begun; `later` arrives while it is at work."""
+    tasks = [asyncio.create_task(device.do("a", gate, "first"))]
+    await asyncio.to_thread(gate.entered.wait, 10)
+    for kind, work in later:
+        tasks.append(asyncio.create_task(device.do(kind, gate, work)))
+        await asyncio.sleep(0)
+    gate.opened.set()
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_what_arrives_while_it_is_busy_is_done_together_by_kind_and_on_one_thread() -> None:
+    gate, device = Gate(), Device()
+    answers = asyncio.run(_meanwhile(gate, device, ("a", 1), ("b", 2), ("a", 3), ("b", 4)))
+    device.close()
+    assert answers == [None] * 5
+    assert gate.lists == [["first"], [1, 3], [2, 4]]
+    assert len(gate.threads) == 1 and threading.get_ident() not in gate.threads
+
+
+def test_one_bad_request_harms_no_other() -> None:
+    gate, device = Gate(), Device()
+    answers = asyncio.run(_meanwhile(gate, device, ("a", 1), ("a", "bad"), ("a", 3)))
+    device.close()
+    assert answers[:2] == [None, None] and isinstance(answers[2], ValueError) and answers[3] is None
+
+
+def test_who_gave_up_is_not_worked_for() -> None:
+    gate, device = Gate(), Device()
+
+    async def run() -> None:
+        first = asyncio.create_task(device.do("a", gate, "first"))
+        await asyncio.to_thread(gate.entered.wait, 10)
+        gone, stays = (asyncio.create_task(device.do("a", gate, one)) for one in ("gone", "stays"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        gate.opened.set()
+        await asyncio.gather(first, stays)
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+
+    asyncio.run(run())
+    device.close()
+    assert gate.lists == [["first"], ["stays"]]
+
+
+def test_closing_finishes_what_was_asked_for() -> None:
+    gate, device = Gate(), Device()
+    gate.opened.set()
+
+    async def run() -> list[Any]:
+        tasks = [asyncio.create_task(device.do(number, gate, number)) for number in range(20)]
+        await asyncio.sleep(0)
+        await asyncio.to_thread(device.close)
+        return await asyncio.gather(*tasks)
+
+    assert asyncio.run(run()) == [None] * 20
+    assert np.concatenate([np.array(one) for one in gate.lists]).tolist() == list(range(20))
+
+
+class Nobody:
+    """No user row is kept, no ad has changed today."""
+
+    async def get(self, key: bytes, seconds: float) -> None:
+        return None
+
+    def applied(self, bundle: Bundle, domain: DomainModel) -> DomainModel:
+        return domain
+
+
+def test_requests_that_meet_on_a_device_are_answered_as_alone(home: Path) -> None:
+    world = World(ads=240, inactive=(3, 8))
+    bundle = Bundle(world.build(home))
+    metrics, device = Metrics(), Device()
+    ids = [world.ad_id(row) for row in range(world.ads)]
+    users = ((f"u{number}", world.domains[number % 4], number) for number in range(60))
+    questions = [Question(user, domain, 1 + number % 7, {}, ids[: number % 5 * 40]) for user, domain, number in users]
+
+    def answered(pipeline: Pipeline) -> list[Work]:
+        async def run() -> list[Work]:
+            return [work for work, _ in await asyncio.gather(*(pipeline.recommend(bundle, one) for one in questions))]
+
+        return asyncio.run(run())
+
+    inline, met = (answered(Pipeline(Nobody(), Nobody(), metrics, 50, 20, one)) for one in (None, device))  # type: ignore[arg-type]
+    device.close()
+    for alone, together in zip(inline, met, strict=True):
+        assert not together.degraded and len(together.rows)
+        assert np.array_equal(alone.rows, together.rows) and np.array_equal(alone.chosen, together.chosen)
+        np.testing.assert_allclose(alone.retrieval_scores, together.retrieval_scores, rtol=1e-5)
+        assert alone.p_click is not None and together.p_click is not None
+        np.testing.assert_allclose(alone.p_click, together.p_click, rtol=1e-5)
