@@ -60,7 +60,7 @@ class Peer:
 
 def _as_tensor(body: bytes) -> bytes:
     """A request of the Open Inference Protocol with the JSON text as its only tensor."""
-    tensor = {"name": "request", "shape": [1, 1], "datatype": "BYTES", "data": [body.decode()]}
+    tensor = {"name": "request", "shape": [1], "datatype": "BYTES", "data": [body.decode()]}
     return json.dumps({"inputs": [tensor]}).encode()
 
 
@@ -74,5 +74,16 @@ PEERS: dict[str, Peer] = {
         Peer(MDREC_NAME, "`mdrec serve`, one worker", ready="/readyz"),
         Peer("naive", "FastAPI `def` handler, pydantic both ways, torch eager, FAISS Flat"),
         Peer("fastapi_ort", "FastAPI async, uvloop, ONNX Runtime"),
+        Peer("litserve", "LitServe, one worker", ("litserve==0.2.19", *_COMPUTING), ready="/health"),
+        Peer("bentoml", "BentoML, one worker, async", ("bentoml==1.4.40", "uvloop==0.23.0", "httptools==0.9.0", *_COMPUTING), ready="/readyz"),
+        Peer("mlserver", "MLServer, no parallel workers", ("mlserver==1.7.1", *_COMPUTING), ready="/v2/health/ready"),
+        Peer("ray_serve", "Ray Serve, one replica", ("ray[serve]==2.60.0", *_COMPUTING), ready="/-/healthz"),
+        Peer(
+            "pytriton",
+            "Triton by PyTriton, JSON in a tensor",
+            ("nvidia-pytriton==0.7.0", "numpy==1.26.4", *_COMPUTING[1:]),
+            ready="/v2/models/recommend/ready",
+            dialect=Dialect("/v2/models/recommend/infer", _as_tensor, _from_tensor),
+        ),
     )
 }

@@ -41,6 +41,7 @@ _ASKED = 20  # users on whom answers are compared
 _FRACTIONS = (0.3, 0.6, 0.8, 0.95)  # of a server's capacity, in open-loop load
 _STEPS = 3  # further rates, towards the highest that is held
 _MOST = 1.15  # of the capacity
+_LEAST_SENT = 20
 _WARMUP = 0.4
 _IDLE_SECONDS = 3.0
 
@@ -257,7 +258,10 @@ def _open(running: Sequence[Running], facts: dict[str, Any], plan: Plan, windows
         traffic = world_traffic(facts, seed=1000)
         mine = [measure_open(one.server, one.peer, traffic, share * most, plan.open_seconds) for share in _FRACTIONS]
         for _ in range(_STEPS):
-            mine.append(measure_open(one.server, one.peer, traffic, report.next_rate(mine, _MOST * most), plan.open_seconds))
+            rate = report.next_rate(mine, _MOST * most)
+            if rate * plan.open_seconds < _LEAST_SENT:
+                break  # too few answers to have a p99; it holds next to nothing
+            mine.append(measure_open(one.server, one.peer, traffic, rate, plan.open_seconds))
         points += mine
         _say(f"{one.peer.name} holds {report.highest_rate(mine):.0f}/s")
     return points
