@@ -77,7 +77,7 @@ class LocalRedis:
                 hint = "stop it, choose another MDREC_HOME, or set MDREC_REDIS_URL"
                 raise DirectoryHeld(f"another Redis server uses {self.directory}", hint) from None
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, pass_fds=(lock.fileno(),), preexec_fn=_die_with(os.getpid())
+                command, stdout=log, stderr=log, pass_fds=(lock.fileno(),), preexec_fn=die_with_owner(os.getpid())
             )
         self._wait()
         return self
@@ -190,7 +190,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _die_with(owner: int) -> Callable[[], None]:
+def die_with_owner(owner: int) -> Callable[[], None]:
     """What runs in the child before exec: leave the terminal's Ctrl-C to the owner, and go when the owner goes."""
 
     def prepare() -> None:

@@ -30,17 +30,12 @@ SECONDS_A_ROUND = 0.3
 
 def main() -> None:
     """Print median, spread and share of the sum for each kernel."""
-    home = Path(os.environ.get("MDREC_HOME") or ".mdrec")
-    aliases = Aliases(home)
-    alias = aliases.get(aliases.champion() or "")
-    if alias is None:
-        raise BadInput("no bundle is live under MDREC_HOME", "run `make run` or `mdrec nightly` first")
-    bundle = Bundle(aliases.bundle_directory(alias.bundle_id), cache=home / "kernels")
-    kernels = _kernels(bundle)
-    microseconds: dict[str, list[float]] = {name: [] for name in kernels}
+    bundle = live_bundle(Path(os.environ.get("MDREC_HOME") or ".mdrec"))
+    measured = kernels(bundle)
+    microseconds: dict[str, list[float]] = {name: [] for name in measured}
     for _ in range(ROUNDS):
-        for name, kernel in kernels.items():
-            microseconds[name].append(_one_round(kernel))
+        for name, kernel in measured.items():
+            microseconds[name].append(one_round(kernel))
     medians = {name: float(np.median(values)) for name, values in microseconds.items()}
     print(f"{bundle.bundle_id}, one thread, median [min, max] of {ROUNDS} alternating rounds")
     for name, values in microseconds.items():
@@ -48,7 +43,16 @@ def main() -> None:
         print(f"{name:<34} {medians[name]:9.1f} us  [{min(values):.1f}, {max(values):.1f}]  {share:5.1%}")
 
 
-def _kernels(bundle: Bundle) -> dict[str, Callable[[], object]]:
+def live_bundle(home: Path) -> Bundle:
+    """The champion's. Raises BadInput when there is none."""
+    aliases = Aliases(home)
+    alias = aliases.get(aliases.champion() or "")
+    if alias is None:
+        raise BadInput("no bundle is live under MDREC_HOME", "run `make run` or `mdrec nightly` first")
+    return Bundle(aliases.bundle_directory(alias.bundle_id), cache=home / "kernels")
+
+
+def kernels(bundle: Bundle) -> dict[str, Callable[[], object]]:
     """The largest domain's kernels, on a stranger's inputs."""
     model = max(bundle.domains.values(), key=lambda one: len(one.ads))
     row = stranger(bundle, "stranger")
@@ -57,7 +61,7 @@ def _kernels(bundle: Bundle) -> dict[str, Callable[[], object]]:
     user = {"user_codes": codes, "user_dense": dense}
     query = model.user_tower.run(user)
     rows = np.arange(min(CANDIDATES, len(model.ads)))
-    kernels: dict[str, Callable[[], object]] = {
+    found: dict[str, Callable[[], object]] = {
         "unpack one user row": lambda: read_row(bundle, packed),
         "user tower, one row": lambda: model.user_tower.run(user),
         f"search, {len(model.ads):,} ads, k = {len(rows)}": lambda: model.index.search(query, len(rows)),
@@ -76,11 +80,11 @@ def _kernels(bundle: Bundle) -> dict[str, Callable[[], object]]:
         vectors = served_vectors(bundle, UserRow.unpack(packed))
         if vectors is not None:
             feeds["user_vectors"] = vectors
-        kernels[f"rank {len(rows)} candidates"] = lambda: ranker.run(feeds)
-    return kernels
+        found[f"rank {len(rows)} candidates"] = lambda: ranker.run(feeds)
+    return found
 
 
-def _one_round(kernel: Callable[[], object]) -> float:
+def one_round(kernel: Callable[[], object]) -> float:
     """Microseconds a call."""
     kernel()
     calls, started = 0, time.perf_counter()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import sys
 from collections import Counter
@@ -120,7 +121,19 @@ class Plan:
     timeout: float = 10.0
 
 
-async def drive(plan: Plan, url: str, traffic: Traffic) -> Records:
+@dataclass(frozen=True)
+class Dialect:
+    """How a server that is not mdrec takes the same body and gives the same answer. wrap: of a body; unwrap: of an answer."""
+
+    path: str = "/v1/recommend"
+    wrap: Callable[[bytes], bytes] = bytes
+    unwrap: Callable[[bytes], Any] = msgspec.json.decode
+
+
+MDREC = Dialect()
+
+
+async def drive(plan: Plan, url: str, traffic: Traffic, dialect: Dialect = MDREC) -> Records:
     """Send every request of the plan at its time, wait for the last answer."""
     records, discarded = Records(), Records()
     client = Client(url, plan.connections)
@@ -132,7 +145,7 @@ async def drive(plan: Plan, url: str, traffic: Traffic) -> Records:
             due = start + number / plan.rate
             await _until(due)
             kept = records if number >= plan.rate * plan.warmup else discarded
-            one = asyncio.create_task(_send(client, body, due, plan, kept))
+            one = asyncio.create_task(_send(client, body, due, plan, kept, dialect))
             under_way.add(one)
             one.add_done_callback(under_way.discard)
         await asyncio.gather(*under_way)
@@ -142,7 +155,7 @@ async def drive(plan: Plan, url: str, traffic: Traffic) -> Records:
     return records
 
 
-async def _send(client: Client, body: bytes, due: float, plan: Plan, records: Records) -> None:
+async def _send(client: Client, body: bytes, due: float, plan: Plan, records: Records, dialect: Dialect) -> None:
     left = due
 
     def leaving() -> None:
@@ -150,20 +163,28 @@ async def _send(client: Client, body: bytes, due: float, plan: Plan, records: Re
         left = perf_counter()
         records.late.append(left - due)
 
-    try:
-        async with asyncio.timeout(plan.timeout):
-            status, content = await client.post("/v1/recommend", body, leaving)
-        done = perf_counter()
-        answer = msgspec.json.decode(content)
-        problem = recommend_problem(status, answer, plan.k)
-    except (OSError, EOFError, msgspec.DecodeError, *_MALFORMED) as error:  # TimeoutError is an OSError
-        problem = type(error).__name__
+    answer, problem, done = await ask(client, body, plan.k, dialect, plan.timeout, leaving)
     if problem:
         records.failures[problem] += 1
         return
     records.latency.append(done - due)
     records.service.append(done - left)
     records.rungs.update(answer["degraded"] or ["full service"])
+
+
+async def ask(
+    client: Client, body: bytes, k: int, dialect: Dialect, timeout: float, leaving: Callable[[], None]
+) -> tuple[Any, str | None, float]:
+    """(the answer, what is wrong with it, when it was there). Raises nothing that a server or a connection can cause."""
+    done = math.nan
+    try:
+        async with asyncio.timeout(timeout):
+            status, content = await client.post(dialect.path, dialect.wrap(body), leaving)
+        done = perf_counter()
+        answer = dialect.unwrap(content)
+        return answer, recommend_problem(status, answer, k), done
+    except (OSError, EOFError, msgspec.DecodeError, *_MALFORMED) as error:  # TimeoutError is an OSError
+        return None, type(error).__name__, done
 
 
 async def _until(due: float) -> None:

@@ -86,13 +86,15 @@ def _one_round(run: Callable[[Feeds], Any], feeds: Feeds) -> float:
     return 1e3 * spent / calls
 
 
-def schema() -> FeatureSchema:
+def schema(users: int = USERS, ads: int = ADS, domains: int = DOMAINS) -> FeatureSchema:
+    """30 features: 14 of the user, 4 of the context, 12 of the ad; the two ids, and 28 of LEVELS values. Every value's name is its
+    number."""
     sides: dict[Side, list[str]] = {"user": ["user_id", *(f"u{i}" for i in range(13))], "context": [f"c{i}" for i in range(4)]}
     sides["ad"] = ["ad_id", *(f"a{i}" for i in range(11))]
     features = [FeatureSpec(name=name, side=side, kind="categorical") for side, names in sides.items() for name in names]
-    sizes = {"user_id": USERS, "ad_id": ADS}
+    sizes = {"user_id": users, "ad_id": ads}
     tables = {one.name: IdTable(map(str, range(sizes.get(one.name, LEVELS)))) for one in features}
-    return FeatureSchema(tuple(features), tuple(f"d{i}" for i in range(DOMAINS)), tables, {})
+    return FeatureSchema(tuple(features), tuple(f"d{i}" for i in range(domains)), tables, {})
 
 
 def models() -> dict[str, Ranker]:
@@ -111,12 +113,17 @@ def models() -> dict[str, Ranker]:
     models = {}
     for name, build in built.items():
         torch.manual_seed(0)
-        model = models[name] = build()
-        with torch.no_grad():
-            for value in model.state_dict().values():
-                if value.is_floating_point():
-                    value.normal_(0.0, 0.3 if value.dim() < 2 or min(value.shape) == 1 else value.shape[1] ** -0.5)
+        models[name] = spread(build())
     return models
+
+
+def spread(model: Ranker) -> Ranker:
+    """The model with random weights so large that p_click is spread over (0, 1)."""
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.is_floating_point():
+                value.normal_(0.0, 0.3 if value.dim() < 2 or min(value.shape) == 1 else value.shape[1] ** -0.5)
+    return model
 
 
 def _forms(model: Ranker, home: Path) -> dict[str, Callable[[Feeds], Any]]:
@@ -147,17 +154,23 @@ class _Plain(nn.Module):
 
 def plain(model: Ranker, names: list[str], provider: str = "CPUExecutionProvider") -> Callable[[Feeds], Any]:
     """A session on the model as torch.onnx.export gives it with its defaults."""
-    feeds = export.random_feeds(schema(), names, model, 3, np.random.default_rng(0))
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = ort.InferenceSession(plain_graph(model, schema(), names), options, providers=[provider])
+    read = {one.name for one in session.get_inputs()}
+    return lambda given: session.run(None, {name: value for name, value in given.items() if name in read})[0]
+
+
+def plain_graph(model: Ranker, of: FeatureSchema, names: list[str]) -> bytes:
+    """The model as torch.onnx.export gives it with its defaults: every input but `domain` has a row a candidate. One output,
+    p."""
+    feeds = export.random_feeds(of, names, model, 3, np.random.default_rng(0))
     example = tuple(torch.from_numpy(tiled(name, feeds[name], 3)) for name in names)
-    buffer: Any = io.BytesIO()
+    buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             _Plain(model, names).eval(), example, buffer, input_names=names, output_names=["p"], dynamo=False,
             dynamic_axes={name: {0: "rows"} for name in names if name != "domain"}, opset_version=export.OPSET,
         )  # fmt: skip
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = ort.InferenceSession(buffer.getvalue(), options, providers=[provider])
-    read = {one.name for one in session.get_inputs()}
-    return lambda given: session.run(None, {name: value for name, value in given.items() if name in read})[0]
+    return buffer.getvalue()
