@@ -19,9 +19,9 @@ from contracts.errors import BadInput
 from indexer.index import NO_ROW, FaissCpuIndex, Found, Mask, Matrix, checked, ordered, search_parameters
 
 _LIMIT = 2048  # GPU selection kernels keep at most this many results, and visit at most this many lists
-# Of inverted lists with 8-bit codes: above it the kernel asks for more shared memory than a block has, and FAISS 1.15 ends the process
-# (seen on an H200, k = 1,072).
-_LIST_LIMIT = 1024
+# Of inverted lists of 8-bit codes: beyond it FAISS 1.15 asks for more shared memory than a block has by default, and the process
+# ends (an H200: k = 625 and 1,072).
+_CODED_LIMIT = 512
 _SPARE = 1.5  # fetched over what a random mask would need
 
 
@@ -62,6 +62,8 @@ class FaissGpuIndex:
             remedy = "check nvidia-smi and CUDA_VISIBLE_DEVICES, or use device cpu"
             raise BadInput(f"GPU {number} does not exist: FAISS sees {gpu_count()}", remedy)
         self.cpu, self._on = cpu, _device(number)
+        coded = isinstance(faiss.downcast_index(cpu.index), faiss.IndexIVFScalarQuantizer)
+        self._most = _CODED_LIMIT if coded else _LIMIT
         options = faiss.GpuClonerOptions()
         options.useFloat16 = False  # half-precision lists would not agree with the CPU's scores
         with self._on.lock:
@@ -80,8 +82,7 @@ class FaissGpuIndex:
         available = self.size if eligible_N is None else int(np.count_nonzero(eligible_N))
         fetch = width if eligible_N is None else int(_SPARE * width * self.size / max(available, 1)) + 1
         nprobe = self.cpu.nprobe_for(max(available, 1))
-        most = _LIMIT if nprobe is None else _LIST_LIMIT
-        if fetch > most or (nprobe or 0) > _LIMIT or available <= width:
+        if fetch > self._most or (nprobe or 0) > _LIMIT or available <= width:
             return self.cpu.search(query_BE, k, eligible_N)
         found = self._search(query_BE, min(fetch, self.size), nprobe)
         if eligible_N is not None:

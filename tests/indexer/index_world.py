@@ -39,7 +39,7 @@ def ivf(vectors: Matrix, nlist: int = 0, nprobe: int = 0) -> FaissCpuIndex:
 
 
 class StandInDevice:
-    """What a FAISS GPU index can do: at most 2,048 results and lists, no mask, one search at a time."""
+    """What a FAISS GPU index can do: at most 2,048 results (512 of 8-bit codes) and lists, no mask, one search at a time."""
 
     _busy = threading.Lock()  # the device's, not the index's
 
@@ -47,7 +47,8 @@ class StandInDevice:
         self._index = index
 
     def search(self, query: Matrix, k: int, params: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        assert k <= 2048 and getattr(params, "nprobe", 0) <= 2048 and getattr(params, "sel", None) is None
+        coded = isinstance(self._index, faiss.IndexIVFScalarQuantizer)
+        assert k <= (512 if coded else 2048) and getattr(params, "nprobe", 0) <= 2048 and getattr(params, "sel", None) is None
         assert self._busy.acquire(blocking=False), "two searches at once on one GPU"
         try:
             time.sleep(0)  # invite another thread in

@@ -294,6 +294,15 @@ def test_gpu_hands_wide_answers_to_the_cpu(narrow: FaissCpuIndex) -> None:
     assert gpu(narrow).search(query, 3000).rows.tolist() == narrow.search(query, 3000).rows.tolist()
 
 
+@pytest.mark.parametrize("k", [512, 513])
+def test_gpu_hands_wide_answers_from_coded_lists_to_the_cpu(k: int) -> None:
+    vectors = np.random.default_rng(12).standard_normal((3000, 16)).astype(np.float32)
+    built, _ = build_index(vectors, vectors[:1], IndexSpec("ivf_sq8", 8, 8), "test", 1, 0.0, seed=0)
+    assert isinstance(built, FaissCpuIndex)
+    found, expected = gpu(built).search(vectors[:3], k), built.search(vectors[:3], k)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
+
+
 def test_one_search_at_a_time_on_a_gpu(narrow: FaissCpuIndex) -> None:
     """Two indices on one GPU share its scratch memory: the lock is the device's."""
     indices = (gpu(narrow), gpu(narrow.with_nprobe(64)))
