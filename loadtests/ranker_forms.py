@@ -152,7 +152,7 @@ class _Plain(nn.Module):
         return torch.sigmoid(self.model.calibrated(inputs))
 
 
-def plain(model: Ranker, names: list[str], provider: str = "CPUExecutionProvider") -> Callable[[Feeds], Any]:
+def plain(model: Ranker, names: list[str], provider: Any = "CPUExecutionProvider") -> Callable[[Feeds], Any]:
     """A session on the model as torch.onnx.export gives it with its defaults."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
