@@ -4,7 +4,7 @@ Its tokens are single units without positions, so what a unit reads depends on i
 alone: G(z) = sum_a phi(q_a z) s_a / sum_a phi(q_a z) t_a, one smooth function a memory. It is computed at 16 Chebyshev points of
 [0, the largest z] and read as the polynomial through them: nothing is looked up, so the loop vectorises everywhere, and the
 points cost the same for 100 units or a million. Where the polynomial's last coefficients do not vanish (steep queries over a long
-range), or are no numbers, every unit is read exactly.
+range), or are no numbers, every unit is read exactly; so it is where few candidates read each of many memories.
 
 G is steep near 0 and flat beyond: the polynomial's variable is t = 2 b z / (largest + (b - 1) z) - 1 with a bend b, under which
 exp(-q z) needs a third of the degree. The bends are tried in turn.
@@ -28,6 +28,8 @@ Rows = np.ndarray[Any, np.dtype[np.int64]]
 BENDS = (4.0, 16.0)
 # Of G's largest possible value, what the last three coefficients may come to: float32 sums lose more.
 _TAIL = 1e-7
+# A polynomial takes as long as it saves on this many units of its memory.
+_UNITS = 400
 
 
 class HiddenRetriever:
@@ -71,7 +73,7 @@ class Remembered:
         which_C: every candidate's memory."""
         of, largest = self._of, max(float(x_CH.max()) + float(bias_RH.max()), 1e-6)
         power_RJ = np.empty((len(self._sums_R2A), POINTS), np.float32)
-        for bend in BENDS:
+        for bend in BENDS if x_CH.size >= _UNITS * len(power_RJ) else ():
             if kernels.fit(of._queries[0], self._sums_R2A, largest, bend, power_RJ) <= _TAIL * abs(self._farthest):
                 break
         else:

@@ -63,9 +63,9 @@ def test_what_is_read_is_the_equation(seed: int, steep: float, span: float, far:
     rng = np.random.default_rng(seed)
     of = weights(rng, steep, far)
     unit_RH = np.maximum(span * rng.standard_normal((memories, 33)), 0).astype(np.float32)
-    x_CH = (span * rng.standard_normal((9, 33))).astype(np.float32)
+    x_CH = (span * rng.standard_normal((120, 33))).astype(np.float32)
     bias_RH = rng.standard_normal((memories if own_bias else 1, 33)).astype(np.float32)
-    which_C = rng.integers(0, memories, 9)
+    which_C = rng.integers(0, memories, 120)
     z_CH = np.maximum(x_CH + (bias_RH[which_C] if own_bias else bias_RH), 0).astype(np.float64)
     found = HiddenRetriever(of, "r").remember(unit_RH).read(x_CH, bias_RH, which_C)
     right = expected(of, z_CH, unit_RH[which_C].astype(np.float64))
@@ -87,10 +87,11 @@ def test_every_unit_is_read_exactly_where_a_polynomial_is_too_coarse(
     rng = np.random.default_rng(0)
     memory = HiddenRetriever(weights(rng, steep, 1.0), "r").remember(np.abs(rng.standard_normal((3, 33))).astype(np.float32))
     for damage in (0.0, np.nan, np.inf):
-        x_CH, bias_RH = (span * rng.standard_normal((rows, 33)).astype(np.float32) for rows in (4, 1))
+        x_CH, bias_RH = (span * rng.standard_normal((rows, 33)).astype(np.float32) for rows in (40, 1))
         x_CH[1, 1] += np.float32(damage)
-        memory.read(x_CH, bias_RH, np.zeros(4, np.int64))
-    assert taken == ["read_hidden" if exact else "read_smooth", "read_hidden", "read_hidden"]
+        memory.read(x_CH, bias_RH, np.zeros(40, np.int64))
+    memory.read(np.ones((4, 33), np.float32), bias_RH, np.zeros(4, np.int64))  # fewer than a polynomial is worth
+    assert taken == ["read_hidden" if exact else "read_smooth", *["read_hidden"] * 3]
 
 
 @pytest.mark.parametrize("sensitive", [world.USERS_ONLY, world.MIXED], ids=["users", "mixed"])
