@@ -1,7 +1,7 @@
 """The loops that NumPy has no fast word for, compiled by Numba with fixed signatures: what is not float32 in C order is refused,
 never recompiled in the middle of a request.
 
-One idea each: look up tokens; add a bias and rectify; phi; one step of attention; a hidden retriever; soft choices. Matrix
+One idea each: pool a sequence; add a bias and rectify; phi; one step of attention; soft choices. Matrix
 products stay with BLAS. Shape suffixes: C candidates, F tokens of one kind, E token width, H units, A attention width d'.
 
 np.exp inside a compiled loop costs 18 times the polynomial of `_exp2`.
@@ -37,37 +37,58 @@ def _exp2(x: Any) -> Any:
     return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@compiled("b1(f4[:,::1], i4[:,::1], i8[::1], i8[::1], i8[::1], i8[::1], i8, f4[:,:,::1])")
-def look_up(table_VE, codes_CI, columns, offsets, sizes, lengths, scalars, tokens_CFE):
-    """Fill the first len(lengths) tokens: a row of the table each, or (from token `scalars` on) the mean of the rows of a
-    sequence without its padding. False when a code is outside its field's table."""
-    for c in range(codes_CI.shape[0]):
-        at = 0
-        for f in range(len(lengths)):
-            if f < scalars:
-                code = np.int64(codes_CI[c, columns[at]])
-                if code < 0 or code >= sizes[at]:
-                    return False
-                row = code + offsets[at]
-                for e in range(table_VE.shape[1]):
-                    tokens_CFE[c, f, e] = table_VE[row, e]
-                at += 1
+@compiled("b1(i4[:,::1], i8[::1], i8[::1], i8[::1], i4[:,::1])")
+def table_rows(codes_CN, columns_I, offsets_I, sizes_I, rows_CI):
+    """Fill rows_CI with the rows of the embedding that the read codes stand for. False when one is outside its field's table."""
+    for c in range(rows_CI.shape[0]):
+        for i in range(rows_CI.shape[1]):
+            code = np.int64(codes_CN[c, columns_I[i]])
+            if code < 0 or code >= sizes_I[i]:
+                return False
+            rows_CI[c, i] = code + offsets_I[i]
+    return True
+
+
+@compiled("i8(i4[:,::1], i8[::1], i4[::1], i8[:,::1], i8[::1])")
+def distinct(rows_CG, slot_G, seen, which_CF, first_N):
+    """Number tokens alike that are the same row of a small table: which_CF and first_N as in `group`, the count is returned. Row
+    r of field g stands in seen[r + slot_G[g]] (all -1 before); where that is negative, and in the tokens after the fields,
+    nothing is compared."""
+    count = 0
+    for c in range(which_CF.shape[0]):
+        for f in range(which_CF.shape[1]):
+            slot = np.int64(-1)
+            if f < rows_CG.shape[1]:
+                slot = rows_CG[c, f] + slot_G[f]
+            if slot >= 0 and seen[slot] >= 0:
+                which_CF[c, f] = seen[slot]
                 continue
+            if slot >= 0:
+                seen[slot] = count
+            which_CF[c, f] = count
+            first_N[count] = c * which_CF.shape[1] + f
+            count += 1
+    return count
+
+
+@compiled("void(f4[:,::1], i4[:,::1], i8[::1], i8[::1], i8, f4[:,:,::1])")
+def pool(table_VE, rows_CI, offsets, lengths, scalars, tokens_CFE):
+    """Fill the tokens from `scalars` on, as many as have a length: the mean of a sequence's rows without its padding, which is
+    the first row of its table."""
+    for c in range(rows_CI.shape[0]):
+        at = scalars
+        for f in range(scalars, len(lengths)):
             kept = 0
             for e in range(table_VE.shape[1]):
                 tokens_CFE[c, f, e] = f32(0.0)
             for _ in range(lengths[f]):
-                code = np.int64(codes_CI[c, columns[at]])
-                if code < 0 or code >= sizes[at]:
-                    return False
-                if code != 0:
+                if rows_CI[c, at] != offsets[at]:
                     kept += 1
                     for e in range(table_VE.shape[1]):
-                        tokens_CFE[c, f, e] += table_VE[code + offsets[at], e]
+                        tokens_CFE[c, f, e] += table_VE[rows_CI[c, at], e]
                 at += 1
             for e in range(table_VE.shape[1]):
                 tokens_CFE[c, f, e] /= f32(max(kept, 1))
-    return True
 
 
 @compiled("void(f4[:,::1], f4[::1], i8)")
@@ -125,6 +146,13 @@ def group(bits_CN, which_C, first_C, slots):
     return count
 
 
+def grouped(bits_CN: Any) -> tuple[Any, Any, int]:
+    """which_C, first_C and their count of int32 rows (see group)."""
+    count = len(bits_CN)
+    which_C, first_C = np.empty(count, np.int64), np.empty(count, np.int64)
+    return which_C, first_C, group(bits_CN, which_C, first_C, np.full(1 << (2 * count).bit_length(), -1, np.int64))
+
+
 @compiled("void(f4[:,:,::1], f4[:,::1], f4[:,:,::1], f4[:,:,::1])")
 def add_shared_read(token_RSE, read_SE1, weight_RJS, value_RJE):
     """Shared tokens after reading R memories, in place. read_SE1: what they read of the part that all memories have in common;
@@ -144,17 +172,19 @@ def add_shared_read(token_RSE, read_SE1, weight_RJS, value_RJE):
                     token_RSE[r, s, e] += weight * value_RJE[r, j, e]
 
 
-@compiled("void(f4[:,:,::1], f4[:,:,::1], f4[:,:,::1], f4[:,:,::1], i8[::1])")
-def read_own(read_CFE1, query_CFA, key_RJA, value_RJE, which_C):
-    """Add to what candidates' own tokens read of the common part what they read of the J tokens of their memory."""
+@compiled("void(f4[:,:,::1], f4[:,::1], i8[:,::1], f4[:,:,::1], f4[:,:,::1], i8[::1])")
+def read_own(read_CFE1, query_NA, token_CF, key_RJA, value_RJE, which_C):
+    """Add to what candidates' own tokens read of the common part what they read of the J tokens of their memory. query_NA: of
+    distinct tokens; token_CF: which one a candidate's is."""
     width = value_RJE.shape[2]
     for c in range(read_CFE1.shape[0]):
         r = which_C[c]
         for f in range(read_CFE1.shape[1]):
+            n = token_CF[c, f]
             for j in range(key_RJA.shape[1]):
                 weight = f32(0.0)
                 for a in range(key_RJA.shape[2]):
-                    weight += query_CFA[c, f, a] * key_RJA[r, j, a]
+                    weight += query_NA[n, a] * key_RJA[r, j, a]
                 read_CFE1[c, f, width] += weight
                 for e in range(width):
                     read_CFE1[c, f, e] += weight * value_RJE[r, j, e]
@@ -166,88 +196,6 @@ def add_both(x_NE, other_NE, bias_E):
     for n in range(x_NE.shape[0]):
         for e in range(x_NE.shape[1]):
             x_NE[n, e] += other_NE[n, e] + bias_E[e]
-
-
-@compiled("void(f4[:,::1], f4[::1], i8, f4, f4[:,:,::1])")
-def hidden_sums(unit_RH, key_A, negative, value, sums_R2A):
-    """Per row and lane a: sum_j phi(k_a e_j) e_j value, and sum_j phi(k_a e_j). Units are rectified, e_j >= 0, so phi(k_a e_j) is
-    1 + k_a e_j where k_a >= 0: those sums need sum e and sum e^2 alone, and no exponential. The first `negative` lanes are the
-    ones with k_a < 0."""
-    width = unit_RH.shape[1]
-    for r in range(unit_RH.shape[0]):
-        first, second = f32(0.0), f32(0.0)
-        for h in range(width):
-            first += unit_RH[r, h]
-            second += unit_RH[r, h] * unit_RH[r, h]
-        for a in range(negative, len(key_A)):
-            sums_R2A[r, 0, a] = value * (first + key_A[a] * second)
-            sums_R2A[r, 1, a] = f32(width) + key_A[a] * first
-        for a in range(negative):
-            key = key_A[a] * LOG2_E
-            weighted, count = f32(0.0), f32(0.0)
-            for h in range(width):
-                weight = _exp2(key * unit_RH[r, h])
-                weighted += weight * unit_RH[r, h]
-                count += weight
-            sums_R2A[r, 0, a] = value * weighted
-            sums_R2A[r, 1, a] = count
-
-
-@compiled("void(f4[:,::1], f4[:,::1], i8[::1], f4[::1], i8, f4[:,:,::1], f4[::1], f4[::1], f4[::1], f4)")
-def read_hidden(x_CH, bias_RH, which_C, query_A, negative, sums_R2A, widen_A, widen_bias_A, narrow_A, narrow_bias):
-    """x <- FFN(Za) + Za of Za = Z + attention, Z = relu(x + bias), tokens being single units; in place. Candidate c reads memory
-    which[c]; bias_RH: one for all, or one a memory. Z >= 0, so only the first `negative` lanes, with q_a < 0, need an exponential
-    (see hidden_sums); sums stand in the query's order of lanes. Lanes go four and two at a time: what is summed stays in
-    registers that long."""
-    width, lanes = x_CH.shape[1], len(query_A)
-    number, divisor, done = np.empty(width, f32), np.empty(width, f32), np.empty(width, f32)
-    own_bias = bias_RH.shape[0] > 1
-    for c in range(x_CH.shape[0]):
-        r = which_C[c]
-        b = r if own_bias else 0
-        n0, n1, d0, d1 = f32(0.0), f32(0.0), f32(0.0), f32(0.0)
-        for a in range(negative, lanes):
-            n0 += sums_R2A[r, 0, a]
-            n1 += sums_R2A[r, 0, a] * query_A[a]
-            d0 += sums_R2A[r, 1, a]
-            d1 += sums_R2A[r, 1, a] * query_A[a]
-        for h in range(width):
-            z = max(x_CH[c, h] + bias_RH[b, h], f32(0.0))
-            x_CH[c, h] = z
-            number[h] = n0 + n1 * z
-            divisor[h] = d0 + d1 * z
-        for pair in range(negative // 2):
-            a, b = 2 * pair, 2 * pair + 1
-            query, other = query_A[a] * LOG2_E, query_A[b] * LOG2_E
-            s, t, u, v = sums_R2A[r, 0, a], sums_R2A[r, 1, a], sums_R2A[r, 0, b], sums_R2A[r, 1, b]
-            for h in range(width):
-                z = x_CH[c, h]
-                weight, second = _exp2(query * z), _exp2(other * z)
-                number[h] += weight * s + second * u
-                divisor[h] += weight * t + second * v
-        if negative % 2:
-            a = negative - 1
-            query, s, t = query_A[a] * LOG2_E, sums_R2A[r, 0, a], sums_R2A[r, 1, a]
-            for h in range(width):
-                weight = _exp2(query * x_CH[c, h])
-                number[h] += weight * s
-                divisor[h] += weight * t
-        for h in range(width):
-            found = x_CH[c, h] + number[h] / divisor[h]
-            x_CH[c, h] = found
-            done[h] = found + narrow_bias
-        for four in range(len(widen_A) // 4):
-            a = 4 * four
-            w0, w1, w2, w3 = widen_A[a], widen_A[a + 1], widen_A[a + 2], widen_A[a + 3]
-            b0, b1, b2, b3 = widen_bias_A[a], widen_bias_A[a + 1], widen_bias_A[a + 2], widen_bias_A[a + 3]
-            v0, v1, v2, v3 = narrow_A[a], narrow_A[a + 1], narrow_A[a + 2], narrow_A[a + 3]
-            for h in range(width):
-                f = x_CH[c, h]
-                left = max(f * w0 + b0, f32(0.0)) * v0 + max(f * w1 + b1, f32(0.0)) * v1
-                right = max(f * w2 + b2, f32(0.0)) * v2 + max(f * w3 + b3, f32(0.0)) * v3
-                done[h] += left + right
-        for h in range(width):
-            x_CH[c, h] = done[h]
 
 
 @compiled("void(f4[:,::1])")

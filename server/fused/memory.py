@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from server.fused import kernels
-from server.fused.parts import First, HiddenRetriever, Rows, TokenRetriever, last, layers, rectified
-from server.fused.tokens import Split
+from server.fused.hidden import HiddenRetriever, Remembered
+from server.fused.parts import First, Rows, TokenRetriever, last, layers, rectified
+from server.fused.tokens import Own, Split
 from server.fused.weights import F32, NotFused, Weights
 
 # From a candidate's own tokens and its memories' own tokens to the first layer's output before bias and relu, and that bias.
-_Read = Callable[[F32, F32, Rows], tuple[F32, F32]]
+_Read = Callable[[Own, F32, Rows], tuple[F32, F32]]
 
 
 class Memory:
@@ -44,18 +45,18 @@ class Memory:
         names = [f"memory.hidden_retrievers.{layer}" for layer in range(hidden)] if of.hidden_retrievers else []
         self._hidden = [HiddenRetriever(weights, name) for name in names]
 
-    def begin(self, shared_SE: F32) -> Callable[[F32], F32]:
+    def begin(self, shared_SE: F32) -> Callable[[Own], F32]:
         share = self._extractor_first.begin(shared_SE[self._sensitive_shared])
         read = self._read_tokens(shared_SE)
         alone = None if self._sensitive_own else self._extract(np.maximum(share, 0)[None])
 
-        def score(own_CFE: F32) -> F32:
-            memory_RJE, which_C = self._memories(own_CFE)
-            sums, auxiliary_R = alone or self._extract(rectified(self._extractor_first(memory_RJE), share))
-            x, bias_RH = read(own_CFE, memory_RJE, which_C)
+        def score(own: Own) -> F32:
+            memory_RJE, which_C = self._memories(own.tokens_CFE)
+            remembered, auxiliary_R = alone or self._extract(rectified(self._extractor_first(memory_RJE), share))
+            x, bias_RH = read(own, memory_RJE, which_C)
             for layer, (weight, following) in enumerate(self._later):
                 if self._hidden:
-                    x = self._hidden[layer].read(x, bias_RH, which_C, sums[layer])
+                    x = remembered[layer].read(x, bias_RH, which_C)
                 else:
                     x = np.maximum(x + (bias_RH[which_C] if len(bias_RH) > 1 else bias_RH), 0)
                 if layer < len(self._later) - 1:
@@ -67,30 +68,28 @@ class Memory:
     def _memories(self, own_CFE: F32) -> tuple[F32, Rows]:
         """memory_RJE and which_C: the own sensitive tokens of each memory, and every candidate's memory."""
         count = len(own_CFE)
-        which_C = np.zeros(count, np.int64)
         if not self._sensitive_own:
-            return np.empty((1, 0, self._width), np.float32), which_C
+            return np.empty((1, 0, self._width), np.float32), np.zeros(count, np.int64)
         tokens_CJE = own_CFE[:, self._sensitive_own]
-        first_C, slots = np.empty(count, np.int64), np.full(1 << (2 * count).bit_length(), -1, np.int64)
-        memories = kernels.group(tokens_CJE.reshape(count, -1).view(np.int32), which_C, first_C, slots)
+        which_C, first_C, memories = kernels.grouped(tokens_CJE.reshape(count, -1).view(np.int32))
         return tokens_CJE[first_C[:memories]], which_C
 
-    def _extract(self, e_RH: F32) -> tuple[list[F32], F32]:
+    def _extract(self, e_RH: F32) -> tuple[list[Remembered], F32]:
         """Each hidden retriever's memories, and the extractor's logit (R,), from its first hidden layer."""
-        sums: list[F32] = []
+        remembered: list[Remembered] = []
         for layer in range(len(self._later)):
             if self._hidden:
-                sums.append(self._hidden[layer].remember(e_RH))
+                remembered.append(self._hidden[layer].remember(e_RH))
             if layer < len(self._later) - 1:
                 weight, bias = self._extractor[layer]
                 e_RH = rectified(e_RH @ weight, bias)
-        return sums, last(e_RH, self._extractor[-1]) if self._auxiliary else np.zeros(len(e_RH), np.float32)
+        return remembered, last(e_RH, self._extractor[-1]) if self._auxiliary else np.zeros(len(e_RH), np.float32)
 
     def _read_tokens(self, shared_SE: F32) -> _Read:
         retriever, first = self._embedding, self._first
         if retriever is None:
             share_1H = first.begin(shared_SE)[None]
-            return lambda own_CFE, memory_RJE, which_C: (first(own_CFE), share_1H)
+            return lambda own, memory_RJE, which_C: (first(own.tokens_CFE), share_1H)
         common_AE1 = retriever.remember(shared_SE[self._sensitive_shared])
         query_SA = retriever.query(shared_SE)
         read_SE1 = query_SA @ common_AE1
@@ -106,19 +105,19 @@ class Memory:
         nothing = np.empty((1, 0, query_SA.shape[1]), np.float32), np.empty((1, 0, self._width), np.float32)
         alone_1H = None if self._sensitive_own else shares(*nothing)
 
-        def read(own_CFE: F32, memory_RJE: F32, which_C: Rows) -> tuple[F32, F32]:
-            token_NE = own_CFE.reshape(-1, self._width).copy()
+        def read(own: Own, memory_RJE: F32, which_C: Rows) -> tuple[F32, F32]:
+            token_NE, token_CF = own.distinct()
             query_NA = retriever.query(token_NE)
             read_NE1 = query_NA @ common_AE1
-            share_RH = alone_1H
-            if share_RH is None:
-                memory_ME = memory_RJE.reshape(-1, self._width)
-                key_RJA = retriever.key(memory_ME).reshape(*memory_RJE.shape[:2], -1)
-                value_RJE = retriever.value(memory_ME).reshape(memory_RJE.shape)
-                share_RH = shares(key_RJA, value_RJE)
-                by_candidate = (*own_CFE.shape[:2], -1)
-                kernels.read_own(read_NE1.reshape(by_candidate), query_NA.reshape(by_candidate), key_RJA, value_RJE, which_C)
-            kernels.add_read(token_NE, read_NE1)
-            return first(retriever.fed(token_NE).reshape(own_CFE.shape)), share_RH
+            if alone_1H is not None:
+                kernels.add_read(token_NE, read_NE1)
+                return first(retriever.fed(token_NE).take(token_CF, axis=0)), alone_1H
+            memory_ME = memory_RJE.reshape(-1, self._width)
+            key_RJA = retriever.key(memory_ME).reshape(*memory_RJE.shape[:2], -1)
+            value_RJE = retriever.value(memory_ME).reshape(memory_RJE.shape)
+            read_CFE1, token_ME = read_NE1.take(token_CF, axis=0), own.tokens_CFE.reshape(-1, self._width).copy()
+            kernels.read_own(read_CFE1, query_NA, token_CF, key_RJA, value_RJE, which_C)
+            kernels.add_read(token_ME, read_CFE1.reshape(len(token_ME), -1))
+            return first(retriever.fed(token_ME).reshape(own.tokens_CFE.shape)), shares(key_RJA, value_RJE)
 
         return read

@@ -65,40 +65,6 @@ class First:
         return out
 
 
-class HiddenRetriever:
-    """DSFM's retriever between layers, tokens of width 1 (see kernels.read_hidden). Lanes are ordered by sign, once for the keys
-    and once for the queries; the feed-forward layer's are padded to a multiple of four with lanes that add nothing."""
-
-    def __init__(self, weights: Weights, name: str) -> None:
-        key_A, query_A = (weights.take(f"{name}.{one}.weight", None, 1)[:, 0] for one in ("key", "query"))
-        lanes = len(key_A)
-        if len(query_A) != lanes:
-            raise NotFused(f"{name!r} asks in {len(query_A)} lanes and keeps {lanes}")
-        output, value = weights.take(f"{name}.output.weight", 1, lanes), weights.take(f"{name}.value.weight", lanes, 1)
-        self._value = np.float32((output @ value)[0, 0])
-        by_key, by_query = np.argsort(key_A >= 0, kind="stable"), np.argsort(query_A >= 0, kind="stable")
-        self._keys = key_A[by_key], int((key_A < 0).sum())
-        self._queries = query_A[by_query], int((query_A < 0).sum())
-        self._key_to_query = np.argsort(by_key)[by_query]
-        widen, widen_bias = weights.linear(f"{name}.widen", 1)
-        narrow, narrow_bias = weights.linear(f"{name}.narrow", len(widen_bias), 1)
-        padding = (0, -len(widen_bias) % 4)
-        padded = (np.pad(one, padding) for one in (widen[:, 0], widen_bias, narrow[0]))
-        self._fed = (*padded, np.float32(narrow_bias[0]))
-
-    def remember(self, unit_RH: F32) -> F32:
-        """sums_R2A of R memories, lanes in the queries' order."""
-        keys, negative = self._keys
-        sums_R2A = np.empty((len(unit_RH), 2, len(keys)), dtype=np.float32)
-        kernels.hidden_sums(unit_RH, keys, negative, self._value, sums_R2A)
-        return sums_R2A.take(self._key_to_query, axis=2)
-
-    def read(self, x_CH: F32, bias_RH: F32, which_C: Rows, sums_R2A: F32) -> F32:
-        """From the layer's output before bias and relu to what the next layer reads, in place. bias_RH: one, or one a memory."""
-        kernels.read_hidden(x_CH, bias_RH, which_C, *self._queries, sums_R2A, *self._fed)
-        return x_CH
-
-
 class TokenRetriever:
     """DSFM's retriever over feature tokens. J: memory tokens of the candidate's own, N: tokens of any kind."""
 
