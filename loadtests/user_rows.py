@@ -2,8 +2,8 @@
 
     python -m loadtests.user_rows [--users 200000]
 
-Six domains x 32-d vectors and 20 features, as ids and as numbers; all six domains kept, and as many as users of real logs have (drawn:
-1 + binomial, mean 2). Memory is Redis' own (used_memory, before and after); reads go one after another through the gateway's RowReader,
+Six domains x 32-d vectors and 20 features, ids and numbers; all six domains kept, and as many as users of real logs have (drawn:
+1 + binomial, mean 2). Memory is Redis' own (used_memory, before and after); reads go one after another through the RowReader,
 from another process's Redis on loopback, over TCP.
 """
 
