@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from contracts import ad_changes as layout
 from contracts.ad_changes import AdChange
+from contracts.ad_records import Records, ad_field
 from contracts.keys import ad_changes
 from deploy.redis_local import LocalRedis
 from server.ad_changes import AdChanges
@@ -85,7 +86,12 @@ def test_a_bid_counts_in_answers_and_scores_and_is_given_back(served: Running, w
     assert shown(served, k=1) == ["a3"], "a field that is left out stays"
     change(served, {"ad_id": "a3", "bid": None})
     assert shown(served, k=1) == ["a0"]
-    assert call(served, "GET", "domains/feed/ads").json() == {"domain": "feed", "version": 4, "ads": []}
+    assert call(served, "GET", "domains/feed/ads").json() == {
+        "domain": "feed",
+        "version": 4,
+        "ads": [],
+        "unreadable": [],
+    }
 
 
 @pytest.mark.parametrize("kind", ["exact", "ivf_flat"])
@@ -187,25 +193,25 @@ def test_nobodys_change_is_lost(served: Running) -> None:
 
 
 def test_a_change_between_reading_and_writing_is_kept(redis_url: str) -> None:
-    async def both() -> layout.AdChanges:
+    async def both() -> Records[AdChange]:
         client, other = connect(redis_url, 2000), connect(redis_url, 2000)
         mine, theirs, read = AdChanges(client, Metrics()), AdChanges(other, Metrics()), client.hmget
 
         async def interrupted(*arguments: Any) -> Any:
             found = await read(*arguments)
-            if (await theirs.read("feed")).version == 0:
+            if (await theirs.records.read("feed")).version == 0:
                 await theirs.write("feed", {"a0": {"bid": 2.0}}, None)
             return found
 
         client.hmget = interrupted  # type: ignore[method-assign]
         version, changes = await mine.write("feed", {"a0": {"paused": True}}, None)
         assert (version, changes["a0"][0]) == (2, AdChange(bid=2.0))
-        found = await mine.read("feed")
+        found = await mine.records.read("feed")
         await client.aclose()
         await other.aclose()
         return found
 
-    assert asyncio.run(both()) == layout.AdChanges(2, {"a0": AdChange(paused=True, bid=2.0)})
+    assert asyncio.run(both()) == Records(2, {"a0": AdChange(paused=True, bid=2.0)})
 
 
 def test_changes_are_on_record(served: Running) -> None:
@@ -230,14 +236,14 @@ def test_openapi_describes_it(served: Running) -> None:
 def test_an_untouched_domain_is_the_bundles_own(served: Running) -> None:
     bundle = served.gateway.registry.live.bundles["adi+dsfm"]
     change(served, {"ad_id": "a0", "bid": 2.0})
-    applied = {name: served.gateway.ad_changes.applied(bundle, domain) for name, domain in bundle.domains.items()}
+    applied = {name: served.gateway.ads.applied(bundle, domain) for name, domain in bundle.domains.items()}
     assert [name for name, domain in applied.items() if domain is not bundle.domains[name]] == ["feed"]
-    assert served.gateway.ad_changes.applied(bundle, bundle.domains["feed"]) is applied["feed"], "made once"
+    assert served.gateway.ads.applied(bundle, bundle.domains["feed"]) is applied["feed"], "made once"
     assert np.array(bundle.domains["feed"].ads.bid).tolist() == [1.0] * 12, "the bundle is as it was"
 
 
 @given(ads=st.dictionaries(st.text(), st.builds(AdChange, st.none() | st.booleans(), st.none() | st.floats(0, 1e12))))
 @example(ads={"version": AdChange(paused=True), "": AdChange(bid=0.1), "a:a:é": AdChange(paused=False)})
 def test_any_id_and_change_is_read_back(ads: dict[str, AdChange]) -> None:
-    fields = {layout.ad_field(ad_id).encode(): one.pack().encode() for ad_id, one in ads.items()}
-    assert layout.unpack({b"version": b"3", **fields}) == layout.AdChanges(3, ads)
+    fields = {ad_field(ad_id): one.pack().encode() for ad_id, one in ads.items()}
+    assert layout.unpack({b"version": b"3", **fields}) == Records(3, ads)
