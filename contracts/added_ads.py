@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 from contracts import ad_records
 from contracts.ad_records import Records, checked_bid
@@ -20,8 +20,8 @@ Scalar = str | bool | int | float | None
 class AddedAd:
     """bid: currency units a click; features: raw values by name, those of ads.parquet and of ad_domains.parquet."""
 
-    bid: float = 1.0
-    features: Mapping[str, Scalar] = field(default_factory=dict)
+    bid: float
+    features: Mapping[str, Scalar]
 
     def pack(self) -> str:
         return json.dumps(asdict(self))

@@ -85,7 +85,7 @@ class RecordStore(Generic[T]):
                 raise VersionMoved(f"{self._what} of domain {domain!r} are at version {version}, not {expected_version}")
             values = change(dict(zip(names, found, strict=True)), size)
             pairs = [part for name, value in values.items() for part in (name, value or "")]
-            written = await cast(Any, self._client.eval(_WRITE, 1, key, stored or "0", *pairs))
+            written = await cast(Any, self._client.eval(_WRITE, 1, key, "0" if stored is None else stored, *pairs))
             if written is not None:
                 return int(written)
         raise VersionMoved(f"{self._what} of domain {domain!r} change too fast", "send it again")

@@ -255,7 +255,7 @@ def _placed(gateway: Gateway, bundle: Bundle, domain: DomainModel, ad_ids: list[
     rows = view.ads.ids.find(ad_ids)
     if not isinstance(view.index, GrownIndex):
         return ["table" if row >= 0 else "skipped" for row in rows]
-    nobody = layout.encode(bundle.schema, {"": AddedAd()})
+    nobody = layout.encode(bundle.schema, {"": AddedAd(0.0, {})})
     unseen_E = domain.ad_tower.run({"ad_codes": nobody.codes, "ad_dense": nobody.dense})[0]
     unseen_M = np.isclose(view.index.added.vectors_NE, unseen_E, atol=1e-6).all(axis=1)
     own = len(domain.ads)

@@ -131,6 +131,72 @@ def test_what_is_unreadable_leaves_the_known_changes_in_force(served: Running, s
     assert "a0" not in shown(served, k=12) and "a4" in shown(served, k=12)
 
 
+BROKEN = [
+    b"{",
+    b"[]",
+    b"7",
+    b'{"paused": "yes"}',
+    b'{"bid": -1}',
+    b'{"bid": "2"}',
+    b'{"bid": 1e400}',
+    b'{"x": 1}',
+    b"\xff",
+    b"[" * 9999,
+]
+
+
+@pytest.mark.parametrize("data", BROKEN)
+def test_a_record_that_cannot_be_read_is_skipped_alone_and_named(
+    served: Running, store: redis.Redis, data: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    change(served, {"ad_id": "a0", "paused": True}, {"ad_id": "a4", "paused": True})
+    before = served.metric("mdrec_background_errors_total", task="ads")
+    store.hset(ad_changes("feed"), mapping={"a:a4": data, "version": 7})
+    eventually(lambda: "a4" in shown(served, k=12))
+    store.hset(ad_changes("feed"), mapping={"a:a8": b'{"bid": 9.0}', "version": 8})
+    eventually(lambda: shown(served, k=1) == ["a8"])
+    assert "a0" not in shown(served, k=12), "the others stay in force"
+    assert served.metric("mdrec_background_errors_total", task="ads") == before + 1, "counted once"
+    said = [one.getMessage() for one in caplog.records if "unreadable" in one.getMessage()]
+    assert len(said) == 1 and "'a:a4'" in said[0] and "'ads:feed'" in said[0]
+    answer = call(served, "GET", "domains/feed/ads")
+    assert answer.status_code == 200 and {one["ad_id"] for one in answer.json()["ads"]} == {"a0", "a8"}
+    ((key, ad_id, why),) = (one.values() for one in answer.json()["unreadable"])
+    assert (key, ad_id) == ("a:a4", "a4") and why
+
+
+def forget(served: Running, *ad_ids: str, **headers: str) -> httpx.Response:
+    where = "/admin/v1/domains/feed/ads"
+    return served.client.delete(where, params={"ad_id": list(ad_ids)}, headers={**AUTH, **headers})
+
+
+def test_an_unreadable_record_is_deleted_or_replaced(served: Running, store: redis.Redis) -> None:
+    broken = {"a:a0": b"{", "a:a4": b"{", b"a:\xff": b"{}", "version": 7}
+    store.hset(ad_changes("feed"), mapping=broken)  # type: ignore[arg-type]
+    changed = change(served, {"ad_id": "a4", "paused": True})
+    assert changed["ads"] == [{"ad_id": "a4", "paused": True, "bid": None}], "whoever pauses an ad must not fail for this"
+    listed = call(served, "GET", "domains/feed/ads").json()["unreadable"]
+    assert [one["key"] for one in listed] == ["a:a0", "a:\\xff"]
+    problem(forget(served, "a0", "a8"), 404)
+    problem(forget(served, "a0", **{"If-Match": '"7"'}), 412)
+    left = forget(served, *(one["ad_id"] for one in listed)).json()
+    assert left == {"domain": "feed", "version": 9, "ads": changed["ads"], "unreadable": []}
+    assert forget(served, "a4").json()["ads"] == [] and "a4" in shown(served, k=12)
+    diffs = [one["diff"] for one in call(served, "GET", "audit").json()]
+    assert diffs[1] == {"ads.feed.a0": ["unreadable", None], "ads.feed.\\xff": ["unreadable", None]}
+    assert diffs[2] == {"ads.feed.a4": ["unreadable", {"paused": True, "bid": None}]}
+
+
+@pytest.mark.parametrize("version", [b"soon", b"", b"-1", b"1.5", b"9" * 20])
+def test_a_version_that_is_no_number_is_replaced_by_the_next_write(served: Running, store: redis.Redis, version: bytes) -> None:
+    change(served, {"ad_id": "a0", "paused": True})
+    store.hset(ad_changes("feed"), mapping={"a:a4": b'{"paused": true}', "version": version})
+    eventually(lambda: "a4" not in shown(served, k=12))
+    assert call(served, "GET", "domains/feed/ads").json()["version"] == -1
+    assert change(served, {"ad_id": "a8", "paused": True}, **{"If-Match": '"-1"'})["version"] > 1_700_000_000
+    assert shown(served, k=12)[0] not in ("a0", "a4", "a8")
+
+
 def test_all_workers_follow(home: Path, world: World, redis_url: str) -> None:
     with workers(home, redis_url, MDREC_OPERATOR_TOKEN=TOKEN, MDREC_ALIAS_POLL_SECONDS="0.1") as url:
         body = {"changes": [{"ad_id": "a0", "paused": True}]}

@@ -328,7 +328,8 @@ def test_unknown_domains_are_named_and_any_name_will_do(home: Path, settings: Se
 
 
 @pytest.mark.parametrize(
-    "data", [b"{", b"[]", b'{"bid": "1"}', b'{"features": 3}', b'{"features": {"class": [1]}}', b'{"x": 1}', b"\xff"]
+    "data",
+    [b"{", b"[]", b'{"bid": "1"}', b'{"bid": 1, "features": 3}', b'{"bid": 1, "features": {"class": [1]}}', b'{"x": 1}', b"\xff"],
 )
 def test_a_record_that_cannot_be_read_is_skipped_named_and_taken_away(served: Running, store: redis.Redis, data: bytes) -> None:
     add(served, ad("n", 0))
@@ -340,7 +341,7 @@ def test_a_record_that_cannot_be_read_is_skipped_named_and_taken_away(served: Ru
         one["why"] for one in listed["unreadable"]
     )
     left = take_away(served, *(one["ad_id"] for one in listed["unreadable"])).json()
-    assert left["unreadable"] == [] and left["version"] == 8 and store.hkeys(added_ads("feed")) == [b"version", b"a:n"]
+    assert left["unreadable"] == [] and left["version"] == 8 and set(store.hkeys(added_ads("feed"))) == {b"version", b"a:n"}
 
 
 def test_openapi_describes_it(served: Running) -> None:
