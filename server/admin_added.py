@@ -257,7 +257,7 @@ def _placed(gateway: Gateway, bundle: Bundle, domain: DomainModel, ad_ids: list[
         return ["table" if row >= 0 else "skipped" for row in rows]
     nobody = layout.encode(bundle.schema, {"": AddedAd(0.0, {})})
     unseen_E = domain.ad_tower.run({"ad_codes": nobody.codes, "ad_dense": nobody.dense})[0]
-    unseen_M = np.isclose(view.index.added.vectors_NE, unseen_E, atol=1e-6).all(axis=1)
+    unseen_M = np.isclose(view.index.added_ME, unseen_E, atol=1e-6).all(axis=1)
     own = len(domain.ads)
     kinds: list[Placed] = []
     for row in rows.tolist():

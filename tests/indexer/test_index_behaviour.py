@@ -17,6 +17,7 @@ from contracts.errors import BadInput
 from contracts.manifest import IndexKind
 from indexer.build import build_index
 from indexer.gpu import FaissGpuIndex, device_number, gpu_count
+from indexer.grown import GrownIndex
 from indexer.index import ExactIndex, FaissCpuIndex, Index, Matrix
 from indexer.policy import IndexSpec
 
@@ -309,3 +310,31 @@ def test_device_names() -> None:
     for wrong in ("cuda", "gpu:x", "gpu:-1", ""):
         with pytest.raises(BadInput, match="use cpu"):
             device_number(wrong)
+
+
+@pytest.mark.parametrize(
+    ("added", "says"),
+    [
+        (np.ones((2, 11), np.float32), r"\(2, 11\).*\(M, 12\)"),
+        (np.ones((0, 12), np.float32), r"\(0, 12\)"),
+        (np.ones((2, 12)), "float64"),
+        (np.ones(12, np.float32), r"\(12,\)"),
+        (np.full((1, 12), np.nan, np.float32), "NaN"),
+    ],
+)
+def test_what_does_not_fit_cannot_be_added(vectors: Matrix, added: Matrix, says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        GrownIndex(ExactIndex(vectors), added)
+
+
+def test_added_ads_are_found_exactly_whatever_the_base_approximates(narrow: FaissCpuIndex) -> None:
+    random = np.random.default_rng(13)
+    added, queries = random.standard_normal((400, 16)).astype(np.float32), random.standard_normal((30, 16)).astype(np.float32)
+    grown = GrownIndex(narrow, added)
+    own, found = narrow.search(queries, 40), grown.search(queries, 40)
+    for at, query in enumerate(queries):
+        above = {5000 + row for row in np.flatnonzero(added @ query > found.scores[at, -1] + 1e-5)}
+        assert above <= set(found.rows[at].tolist())
+        kept = [row for row in found.rows[at] if row < 5000]
+        assert kept == own.rows[at, : len(kept)].tolist(), "the base's own keep their order"
+    assert (found.rows >= 5000).any()
