@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from contracts import ad_records
 from contracts.ad_records import Records, checked_bid
-from contracts.schema import AD_ID, BLOCK_SIDES, Encoded, FeatureSchema, FeatureSpec
+from contracts.schema import AD_ID, BLOCK_SIDES, Encoded, FeatureSchema, FeatureSpec, ModelField
 
 Scalar = str | bool | int | float | None
 
@@ -46,9 +46,22 @@ def declared(schema: FeatureSchema) -> tuple[FeatureSpec, ...]:
     return tuple(one for one in specs if one.name != AD_ID and one.name not in schema.statistics)
 
 
+def counted(schema: FeatureSchema) -> dict[ModelField, list[ModelField]]:
+    """Declared categories of ads -> the statistics of each, which trainer/statistics.py calls after it: equal for all ads of one
+    value in one domain. Those of the ad itself are left out: it has no history."""
+    fields = schema.block("ad").fields
+    owners = [one for one in fields if any(spec.statistics and spec.name == one.name for spec in schema.features)]
+    found: dict[ModelField, list[ModelField]] = {one: [] for one in owners}
+    for one in (one for one in fields if one.name in schema.statistics):
+        named = [owner for owner in owners if one.name.startswith(f"{owner.name} ")]
+        if named:
+            found[max(named, key=lambda owner: len(owner.name))].append(one)
+    return found
+
+
 def encode(schema: FeatureSchema, ads: Mapping[str, AddedAd]) -> Encoded:
-    """The ad block of n ads without history: codes (n, Ia), dense (n, Na). What is counted from the log is missing, as it is of
-    everything that the log has not seen. Raises BadInput naming the feature whose value is of the wrong kind."""
+    """The ad block of n ads: codes (n, Ia), dense (n, Na). All that is counted from the log is missing, as it is of everything
+    that the log has not seen. Raises BadInput naming the feature whose value is of the wrong kind."""
     columns: dict[str, Sequence[object]] = {AD_ID: list(ads)}
     for one in declared(schema):
         columns[one.name] = [ad.features.get(one.name) for ad in ads.values()]

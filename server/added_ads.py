@@ -21,10 +21,10 @@ from contracts.added_ads import AddedAd
 from contracts.errors import BadInput
 from contracts.ids import IdTable
 from contracts.keys import added_ads
-from contracts.schema import FeatureSchema
+from contracts.schema import PAD, Encoded, FeatureSchema
 from indexer.grown import GrownIndex
 from server.ad_records import RecordStore
-from server.bundle import Bundle, DomainModel
+from server.bundle import I32, Bundle, DomainModel
 from server.metrics import Metrics
 from server.redis_door import Client
 from server.stacked import Stacked, StackedIds
@@ -107,7 +107,7 @@ def grow(schema: FeatureSchema, domain: DomainModel, added: Ads) -> DomainModel:
     assert isinstance(ads.ids, IdTable) and isinstance(ads.codes, np.ndarray) and isinstance(ads.dense, np.ndarray), "grown twice"
     ids = StackedIds(ads.ids, IdTable(new))
     ids.find([""])  # builds the reverse table here, not in a request
-    encoded = layout.encode(schema, new)
+    encoded = encode_beside(schema, ads.codes, new)
     vectors_ME = domain.ad_tower.run({"ad_codes": encoded.codes, "ad_dense": encoded.dense})
     table = replace(
         ads,
@@ -118,6 +118,20 @@ def grow(schema: FeatureSchema, domain: DomainModel, added: Ads) -> DomainModel:
         active=np.concatenate([ads.active, np.ones(len(new), dtype=np.bool_)]),
     )
     return replace(domain, index=GrownIndex(domain.index, vectors_ME), ads=table)
+
+
+def encode_beside(schema: FeatureSchema, codes_AI: I32, added: Ads) -> Encoded:
+    """The ad block of added ads; the statistics of their categories (of the brand, say) as ads of the same category have them
+    in the domain's table, codes_AI (A, Ia)."""
+    encoded = layout.encode(schema, added)
+    for owner, fields in layout.counted(schema).items():
+        values, rows = np.unique(codes_AI[:, owner.start], return_index=True)
+        mine = encoded.codes[:, owner.start]
+        at = np.minimum(np.searchsorted(values, mine), len(values) - 1)
+        known = (values[at] == mine) & (mine != PAD)
+        for one in fields:
+            encoded.codes[known, one.start] = codes_AI[rows[at[known]], one.start]
+    return encoded
 
 
 def misfit(schema: FeatureSchema, ads: Ads) -> BadInput | OverflowError | None:

@@ -131,7 +131,18 @@ def test_codes_are_those_of_the_schema_for_an_ad_without_history(world: World, h
     encoded = layout.encode(schema, ads)
     known = schema.encode_block("ad", {"ad_id": ["a1"], "class": [1], "length": [1.5], "quality": [5]}, 1)
     assert encoded.codes[0].tolist() == known.codes[0].tolist() and encoded.dense[0].tolist() == known.dense[0].tolist() == [2.0]
-    assert encoded.codes[1].tolist() == [UNKNOWN, UNKNOWN, PAD, PAD] and encoded.dense[1].tolist() == [0.0]
+    assert encoded.codes[1].tolist() == [UNKNOWN, UNKNOWN, *[PAD] * 4] and encoded.dense[1].tolist() == [0.0]
+
+
+def test_statistics_of_its_category_are_those_of_the_bundles_ads(served: Running) -> None:
+    add(served, ad("n0", 2), ad("n1", "purple"), ad("n2", None), ad("n3", 0))
+    bundle = served.gateway.registry.live.bundles[RECIPE]
+    ads = served.gateway.ads.applied(bundle, bundle.domains["feed"]).ads
+    at = {one.name: one.start for one in bundle.schema.block("ad").fields}
+    names = ("class impressions", "class rate in domain", "ad_id impressions")
+    found = ads.codes[np.arange(12, 16)][:, [at[name] for name in names]].tolist()
+    twins = ads.codes[np.array([2, 0])][:, [at[name] for name in names[:2]]].tolist()
+    assert found == [[*twins[0], PAD], [PAD] * 3, [PAD] * 3, [*twins[1], PAD]] and twins[0] != twins[1]
 
 
 def test_values_never_seen_are_encoded_as_such(served: Running) -> None:

@@ -34,8 +34,8 @@ TEMPERATURE_MEAN, TEMPERATURE_DEVIATION = 10.0, 5.0
 @dataclass
 class World:
     """One bundle to be. ads: per domain; inactive: rows; bids: per row; tower and ranker may be switched off or changed.
-    with_features: models know an ad by its class, a mod 4, and not by its id; it has a length, a quality in each domain and one
-    statistic, too. length_kind: how the length is read."""
+    with_features: models know an ad by its class, a mod 4, and not by its id; it has a length, a quality in each domain and
+    statistics, too. length_kind: how the length is read."""
 
     bundle_id: str = "b1"
     recipe: str = "adi+dsfm"
@@ -67,6 +67,9 @@ class World:
         """Raw features of an ad, as a dataset has them."""
         return {"class": row % 4, "length": row + 0.5, "quality": row % 3 - 1} if self.with_features else {}
 
+    def statistics(self, row: int) -> dict[str, Any]:
+        return {"ad_id impressions": row, "class impressions": row % 4, "class rate in domain": 3 - row % 4}
+
     def bid(self, row: int) -> float:
         return 1.0 + self.bid_step * row
 
@@ -90,10 +93,12 @@ class World:
         )
         if self.with_features:
             features += (
-                FeatureSpec(name="class", side="ad", kind="categorical"),
+                FeatureSpec(name="class", side="ad", kind="categorical", statistics=True),
                 FeatureSpec(name="length", side="ad", kind=self.length_kind),
                 FeatureSpec(name="quality", side="ad_domain", kind="numeric", encoding="standardise"),
                 FeatureSpec(name="ad_id impressions", side="ad", kind="numeric"),
+                FeatureSpec(name="class impressions", side="ad", kind="numeric"),
+                FeatureSpec(name="class rate in domain", side="ad_domain", kind="numeric"),
             )
         return FeatureSchema(
             features=features,
@@ -112,8 +117,10 @@ class World:
                 "length": Numeric(edges=(2.0, 6.0)),
                 "quality": Numeric(mean=1.0, deviation=2.0),
                 "ad_id impressions": Numeric(edges=(1.0,)),
+                "class impressions": Numeric(edges=(1.0, 2.0, 3.0)),
+                "class rate in domain": Numeric(edges=(1.0, 2.0, 3.0)),
             },
-            statistics=("ad_id impressions",) if self.with_features else (),
+            statistics=("ad_id impressions", "class impressions", "class rate in domain") if self.with_features else (),
         )
 
     def user_row(self, user: int, counts: list[float] | None = None, vectors: np.ndarray | None = None) -> UserRow:
@@ -188,7 +195,8 @@ class World:
         graphs.user_tower(directory / "user_tower.onnx", self._user_table(number))
         graphs.ad_tower(directory / "ad_tower.onnx", ad_table, self.ad_column)
         ids = IdTable([self.ad_id(row) for row in range(self.ads)])
-        columns = {name: [self.features(row)[name] for row in range(self.ads)] for name in self.features(0)}
+        known = [{**self.features(row), **self.statistics(row)} for row in range(self.ads)]
+        columns = {name: [one[name] for one in known] for name in known[0]}
         encoded = schema.encode_block("ad", {"ad_id": list(ids), **columns}, self.ads)
         active = np.ones(self.ads, dtype=bool)
         active[list(self.inactive)] = False
