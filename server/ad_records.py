@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
@@ -54,7 +55,7 @@ class RecordStore(Generic[T]):
         self._named: dict[str, frozenset[Unreadable]] = {}
 
     async def read(self, domain: str) -> Records[T]:
-        return self._unpack(await self._fields(domain))
+        return (await self._read(domain))[0]
 
     async def look(self, domain: str) -> Records[T] | None:
         """What is stored, None where it is what the last look found. Never raises: a Redis that cannot be read leaves everything
@@ -63,13 +64,11 @@ class RecordStore(Generic[T]):
             version = await cast(Any, self._client.hget(self._key(domain), layout.VERSION.decode()))
             if version == self._versions.get(domain):
                 return None
-            fields = await self._fields(domain)
+            found, self._versions[domain] = await self._read(domain)
         except FAILURES as error:
             _log.warning("%s of domain %r cannot be read, what is known stays in force: %s", self._what, domain, error)
             self._metrics.background_errors.labels("ads").inc()
             return None
-        self._versions[domain] = fields.get(layout.VERSION)
-        found = self._unpack(fields)
         self._name(domain, found)
         _log.info("%d %s in domain %r, version %d", len(found.ads), self._what, domain, found.version)
         return found
@@ -90,8 +89,10 @@ class RecordStore(Generic[T]):
                 return int(written)
         raise VersionMoved(f"{self._what} of domain {domain!r} change too fast", "send it again")
 
-    async def _fields(self, domain: str) -> dict[bytes, bytes]:
-        return cast(dict[bytes, bytes], await cast(Any, self._client.hgetall(self._key(domain))))
+    async def _read(self, domain: str) -> tuple[Records[T], bytes | None]:
+        """The records and their version as stored. Thousands are unpacked in a thread, away from the loop that answers."""
+        fields = cast(dict[bytes, bytes], await cast(Any, self._client.hgetall(self._key(domain))))
+        return await asyncio.to_thread(self._unpack, fields), fields.get(layout.VERSION)
 
     def _name(self, domain: str, found: Records[T]) -> None:
         unreadable = frozenset(found.unreadable)

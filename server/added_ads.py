@@ -21,7 +21,7 @@ from contracts.added_ads import AddedAd
 from contracts.errors import BadInput
 from contracts.ids import IdTable
 from contracts.keys import added_ads
-from contracts.schema import PAD, Encoded, FeatureSchema
+from contracts.schema import Encoded, FeatureSchema
 from indexer.grown import GrownIndex
 from server.ad_records import RecordStore
 from server.bundle import I32, Bundle, DomainModel
@@ -128,7 +128,7 @@ def encode_beside(schema: FeatureSchema, codes_AI: I32, added: Ads) -> Encoded:
         values, rows = np.unique(codes_AI[:, owner.start], return_index=True)
         mine = encoded.codes[:, owner.start]
         at = np.minimum(np.searchsorted(values, mine), len(values) - 1)
-        known = (values[at] == mine) & (mine != PAD)
+        known = values[at] == mine
         for one in fields:
             encoded.codes[known, one.start] = codes_AI[rows[at[known]], one.start]
     return encoded

@@ -38,6 +38,8 @@ from server.errors import Problem
 from server.gateway import Gateway
 from server.openapi import problems
 
+# Ads of a domain. Each search compares them all; 64 dimensions, k = 500, ms a query without / with 1,000 / 10,000 added: 10k ads
+# by exact search .15 / .20 / .37, 100k by IVF .27 / .36 / .56. More are better built into an index, by a night.
 MAX_ADDED = 10_000
 MAX_AT_ONCE = 1000
 _NAMED_ERRORS = 20

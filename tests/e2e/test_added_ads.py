@@ -87,7 +87,12 @@ def serving_bundle(home: Path) -> str:
 
 
 def test_an_ad_of_today_is_served_tomorrow(home: Path, demo: Path, redis_server: LocalRedis, tmp_path: Path) -> None:
-    settings = {"MDREC_REDIS_URL": redis_server.url, "MDREC_OPERATOR_TOKEN": TOKEN, "MDREC_REDIS_TIMEOUT_MS": "2000"}
+    settings = {
+        "MDREC_REDIS_URL": redis_server.url,
+        "MDREC_OPERATOR_TOKEN": TOKEN,
+        "MDREC_REDIS_TIMEOUT_MS": "2000",
+        "MDREC_RETRIEVE_K": "2000",  # all of the domain, so that the highest bid is always among the candidates
+    }
     twin = next(iter(raw_features(demo).values()))
     with serving(home, **settings) as gateway:
         ads = [{"ad_id": one, "bid": 1e6, "features": twin} for one in ("today", "tomorrow")]
@@ -115,7 +120,8 @@ def test_an_ad_of_today_is_served_tomorrow(home: Path, demo: Path, redis_server:
 
 def test_an_added_ad_is_encoded_as_the_night_encodes_it(home: Path, demo: Path) -> None:
     """Bit by bit in every column but the statistics of the ad itself, who has no history."""
-    bundle, features = Bundle(home / "bundles" / serving_bundle(home)), raw_features(demo)
+    first = Aliases(home).bundle_ids()[0]
+    bundle, features = Bundle(Aliases(home).bundle_directory(first)), raw_features(demo)
     schema, ads = bundle.schema, bundle.domains[DOMAIN].ads
     rows = np.arange(len(ads))
     encoded = encode_beside(schema, ads.codes, {ad_id: AddedAd(1.0, features[ad_id]) for ad_id in ads.ids})
