@@ -1,4 +1,4 @@
-"""What operators changed about ads since the bundle was made: one Redis hash a domain, of `version` and an `a:{ad_id}` each.
+"""An ad paused, resumed or re-priced by day: one record of ad_records.py under `ads:{domain}`.
 
 A change outlives bundles: an ad that was paused stays paused until it is resumed or the change is withdrawn.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
-VERSION = "version"
-_AD = "a:"
+from contracts import ad_records
+from contracts.ad_records import Records, checked_bid
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +27,14 @@ class AdChange:
         return json.dumps({name: value for name, value in asdict(self).items() if value is not None})
 
     @classmethod
-    def unpack(cls, data: bytes | None) -> AdChange:
-        """None (no such field) is no change. Raises ValueError or TypeError for what `pack` did not write."""
-        return cls(**json.loads(data)) if data is not None else cls()
+    def unpack(cls, data: bytes) -> AdChange:
+        """Raises ValueError, TypeError or RecursionError for what `pack` did not write."""
+        change = cls(**json.loads(data))
+        if change.paused is not None and not isinstance(change.paused, bool):
+            raise ValueError(f"paused is {change.paused!r}")
+        return change if change.bid is None else cls(change.paused, checked_bid(change.bid))
 
 
-@dataclass(frozen=True, slots=True)
-class AdChanges:
-    """One version of a domain's changes; version 0 is none yet."""
-
-    version: int = 0
-    ads: Mapping[str, AdChange] = field(default_factory=dict)
-
-
-def ad_field(ad_id: str) -> str:
-    return f"{_AD}{ad_id}"
-
-
-def unpack(fields: Mapping[bytes, bytes]) -> AdChanges:
-    """The reply of HGETALL. Raises ValueError or TypeError where it is not such a hash."""
-    prefix = _AD.encode()
-    ads = {name[len(prefix) :].decode(): AdChange.unpack(data) for name, data in fields.items() if name.startswith(prefix)}
-    return AdChanges(int(fields.get(VERSION.encode(), 0)), ads)
+def unpack(fields: Mapping[bytes, bytes]) -> Records[AdChange]:
+    """The reply of HGETALL."""
+    return ad_records.unpack(fields, AdChange.unpack)

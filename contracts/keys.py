@@ -3,6 +3,7 @@
     udf:{namespace}:{user_id}   packed UserRow              udf:{namespace}:_meta   NamespaceMeta as JSON, written last
     exp:definitions             hash: version, features     exp:audit               stream of changes
     ads:{domain}                hash of what operators changed about ads (ad_changes.py)
+    added:{domain}              hash of the ads they added (added_ads.py)
     events                      stream of exposures and feedback
     evt:{event_id}              mark: this feedback event is already in the stream (expires)
     req:{request_id}            decision record of a sampled or explained request (expires)
@@ -44,6 +45,10 @@ def user_row_pattern(namespace: str) -> str:
 
 def ad_changes(domain: str) -> str:
     return f"ads:{domain}"
+
+
+def added_ads(domain: str) -> str:
+    return f"added:{domain}"
 
 
 def event_mark(event_id: str) -> str:

@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 
 from contracts.errors import BadInput, WorkFailed
-from indexer.index import ExactIndex, FaissCpuIndex, Index, Matrix, Rows
+from indexer.index import ExactIndex, FaissCpuIndex, Matrix, Rows, StoredIndex
 from indexer.policy import IndexSpec
 
 _FACTORY = {"ivf_flat": "IVF{nlist},Flat", "ivf_sq8": "IVF{nlist},SQ8"}
@@ -28,7 +28,7 @@ def build_index(
     recall_gate: float,
     seed: int,
     trained: Any = None,
-) -> tuple[Index, float]:
+) -> tuple[StoredIndex, float]:
     """The index of `spec` over (A, E) float32 vectors with about the least nprobe from spec.nprobe up that meets the gate,
     and its recall@recall_at on (Q, E) queries. name: the domain's; trained: what `train` made of spec, if that is there.
     Raises BadInput without queries, WorkFailed for unusable embeddings or when no nprobe reaches the gate."""

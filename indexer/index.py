@@ -1,4 +1,4 @@
-"""One protocol, three indices: exact (numpy), FAISS on the CPU, FAISS on a GPU (gpu.py). All maximise the inner product.
+"""One protocol: exact (numpy), FAISS on the CPU or a GPU (gpu.py), any of them grown (grown.py). All maximise the inner product.
 
 Shapes: B queries, E embedding dimensions, N ads, K answers. What every index promises:
 - `search(query_BE, k, eligible_N)` -> (scores_BK float32, rows_BK int64) with K = min(k, N), best first, equal scores by row;
@@ -58,6 +58,10 @@ class Index(Protocol):
 
     def search(self, query_BE: Matrix, k: int, eligible_N: Mask | None = None) -> Found:
         """The k eligible ads of highest inner product. Raises BadInput naming the argument that does not fit."""
+
+
+class StoredIndex(Index, Protocol):
+    """An index that a bundle holds."""
 
     def save(self, path: Path) -> None:
         """Write aside and rename; equal content, equal bytes."""

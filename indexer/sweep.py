@@ -24,7 +24,7 @@ from contracts.errors import BundleError, WorkFailed
 from contracts.files import read_json, write_json
 from contracts.manifest import SweptIndex
 from indexer.build import build_index, train
-from indexer.index import FaissCpuIndex, Index, Matrix
+from indexer.index import FaissCpuIndex, Index, Matrix, StoredIndex
 from indexer.policy import IndexSpec, candidates
 
 SECONDS = 60.0  # no further candidate is begun after that; the one begun last may end later
@@ -55,7 +55,7 @@ class Swept:
     is remembered; empty where nothing had to be."""
 
     spec: IndexSpec
-    index: Index
+    index: StoredIndex
     recall: float
     points: list[SweptIndex]
 
@@ -82,7 +82,9 @@ def fastest(vectors_AE: Matrix, queries_QE: Matrix, wanted: Wanted, memory: Path
     return Swept(chosen, *_build(vectors_AE, queries_QE, chosen, wanted, known), points)
 
 
-def _build(vectors_AE: Matrix, queries_QE: Matrix, spec: IndexSpec, wanted: Wanted, trained: Any = None) -> tuple[Index, float]:
+def _build(
+    vectors_AE: Matrix, queries_QE: Matrix, spec: IndexSpec, wanted: Wanted, trained: Any = None
+) -> tuple[StoredIndex, float]:
     return build_index(vectors_AE, queries_QE, spec, wanted.name, wanted.recall_at, wanted.recall_gate, wanted.seed, trained)
 
 
@@ -91,7 +93,7 @@ def _measured(
 ) -> list[SweptIndex]:
     """One point for each candidate that meets the gate, the fastest marked as chosen; leaves in `trained` what was built."""
     started, failure = time.perf_counter(), None
-    found: list[tuple[IndexSpec, Index, float]] = []
+    found: list[tuple[IndexSpec, StoredIndex, float]] = []
     centroids: dict[int, Matrix] = {}
     for spec in specs:
         if found and time.perf_counter() - started > SECONDS:

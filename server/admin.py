@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from abtest.definitions import parse
 from abtest.experiments import Change, ExperimentStore, Snapshot, VersionConflict
 from contracts.keys import EXPERIMENTS_AUDIT
-from server import admin_ads
+from server import admin_added, admin_ads
 from server.errors import Problem, overloaded
 from server.gateway import Gateway
 from server.openapi import problems
@@ -85,6 +85,7 @@ def router(gateway: Gateway) -> APIRouter:
         await off_loop(lambda: _audit(client, store, who, why, diff))
 
     admin_ads.add(routes, gateway, record)
+    admin_added.add(routes, gateway, record)
 
     def look_up(recipe: str) -> Json | None:
         found = aliases.get(recipe)

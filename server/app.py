@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from server import admin, catalogue, errors, openapi, outcomes, recommend
-from server.ad_changes import AdChanges
+from server.ads import AdsToday
 from server.bundle import Bundle
 from server.device import Device
 from server.edge import Edge
@@ -40,9 +40,9 @@ def create_app(settings: Settings) -> FastAPI:
     metrics = Metrics()
     redis = connect(settings.redis_url, settings.redis_write_timeout_ms)
     rows = RowReader(settings.redis_url)
-    ad_changes = AdChanges(redis, metrics)
+    ads = AdsToday(redis, metrics)
     device = Device(metrics.device_batch) if settings.device == "cuda" else None
-    pipeline = Pipeline(rows, ad_changes, metrics, settings.redis_timeout_ms, settings.retrieve_k, device)
+    pipeline = Pipeline(rows, ads, metrics, settings.redis_timeout_ms, settings.retrieve_k, device)
     gateway = Gateway(
         settings=settings,
         metrics=metrics,
@@ -58,10 +58,10 @@ def create_app(settings: Settings) -> FastAPI:
             metrics,
         ),
         experiments=Experiments(redis, metrics),
-        ad_changes=ad_changes,
+        ads=ads,
         exposures=ExposureLog(redis, metrics, settings.exposure_queue),
         feedback=FeedbackLog(redis, metrics, settings.event_mark_seconds),
-        folder=Folder(redis, metrics),
+        folder=Folder(redis, ads, metrics),
     )
 
     def live() -> list[Bundle]:
@@ -73,10 +73,10 @@ def create_app(settings: Settings) -> FastAPI:
         gateway.background(gateway.exposures.run(), "exposures")
         await gateway.experiments.refresh()
         await gateway.registry.refresh()
-        await gateway.ad_changes.refresh(live())
+        await gateway.ads.refresh(live())
         gateway.background(gateway.registry.run(settings.alias_poll_seconds), "swap")
         gateway.background(gateway.experiments.run(settings.alias_poll_seconds), "experiments")
-        gateway.background(gateway.ad_changes.run(live, settings.alias_poll_seconds), "ads")
+        gateway.background(gateway.ads.run(live, settings.alias_poll_seconds), "ads")
         yield
         await gateway.exposures.flush(settings.shutdown_flush_seconds)
         await gateway.stop()

@@ -24,6 +24,7 @@ from server import golden
 from server.fused import chain
 from server.fused.chain import Choice, Ranker
 from server.inference import F32, Graph
+from server.stacked import Stacked, StackedIds
 
 I32 = np.ndarray[Any, np.dtype[np.int32]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
@@ -37,9 +38,9 @@ class AdTable:
     """Row r is the same ad in every array and in the index. codes: (A, Ia); dense: (A, Na); bid: (A,); active: (A,);
     popular: rows, best first; inactive: number of ads that are not active."""
 
-    ids: IdTable
-    codes: I32
-    dense: F32
+    ids: IdTable | StackedIds
+    codes: I32 | Stacked[np.int32]
+    dense: F32 | Stacked[np.float32]
     bid: F32
     active: Bools
     popular: I32

@@ -20,7 +20,8 @@ from contracts.events import Feedback
 from contracts.keys import request_record, user_row, user_row_meta
 from contracts.user_row import UserRow
 from server import features
-from server.bundle import Bundle
+from server.ads import AdsToday
+from server.bundle import Bundle, DomainModel
 from server.exposures import ShownFacts
 from server.inference import F32
 from server.metrics import Metrics
@@ -70,8 +71,8 @@ async def fold(
 class Folder:
     """Folds accepted impressions after their 202. Nothing here can fail a feedback request; failures are counted."""
 
-    def __init__(self, client: Client, metrics: Metrics) -> None:
-        self._client, self._metrics = client, metrics
+    def __init__(self, client: Client, ads: AdsToday, metrics: Metrics) -> None:
+        self._client, self._ads, self._metrics = client, ads, metrics
 
     async def add(self, events: list[Feedback], live: Live) -> None:
         """Fold the impressions among `events` whose request was answered by a bundle that is still in service."""
@@ -93,7 +94,7 @@ class Folder:
         bundle = bundles.get(facts.bundle_id)
         if bundle is None or facts.domain not in bundle.domains or facts.user_id != event.user_id:
             return
-        domain = bundle.domains[facts.domain]
+        domain = self._ads.applied(bundle, bundle.domains[facts.domain])
         ad_row = domain.ads.ids.find([event.ad_id])
         if ad_row[0] < 0:
             return
@@ -102,15 +103,15 @@ class Folder:
         stored = await get(self._client, key)
         row = features.read_row(bundle, stored) if stored is not None else features.stranger(bundle, event.user_id)
         ttl_ms = max(await self._client.pttl(user_row_meta(namespace)), 0) if stored is None else 0
-        vector = _encode(bundle, row, domain.number, facts, ad_row)
+        vector = _encode(bundle, row, domain, facts, ad_row)
         await fold(self._client, key, domain.number, vector, int(time.time()) // _DAY_SECONDS, row, ttl_ms)
 
 
-def _encode(bundle: Bundle, row: UserRow, domain: int, facts: ShownFacts, ad_row: Rows) -> F32:
+def _encode(bundle: Bundle, row: UserRow, domain: DomainModel, facts: ShownFacts, ad_row: Rows) -> F32:
     """u_d(x) of one impression: (K,)."""
     assert bundle.user_domain_encoder is not None
-    ads = bundle.domains[facts.domain].ads
-    user_codes, user_dense = row.block(domain)
+    ads = domain.ads
+    user_codes, user_dense = row.block(domain.number)
     context = features.encode_context(bundle, facts.context)
     feeds: dict[str, np.ndarray[Any, Any]] = {
         "user_codes": user_codes,
@@ -119,7 +120,7 @@ def _encode(bundle: Bundle, row: UserRow, domain: int, facts: ShownFacts, ad_row
         "context_dense": context.dense,
         "ad_codes": ads.codes[ad_row],
         "ad_dense": ads.dense[ad_row],
-        "domain": np.array([domain], dtype=np.int64),
+        "domain": np.array([domain.number], dtype=np.int64),
     }
     vector: F32 = bundle.user_domain_encoder.run(feeds)[0]
     return vector

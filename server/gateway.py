@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.ad_changes import AdChanges
+from server.ads import AdsToday
 from server.experiments import Experiments
 from server.exposures import ExposureLog
 from server.feedback import FeedbackLog
@@ -34,7 +34,7 @@ class Gateway:
     pipeline: Pipeline
     permits: Permits
     experiments: Experiments
-    ad_changes: AdChanges
+    ads: AdsToday
     exposures: ExposureLog
     feedback: FeedbackLog
     folder: Folder

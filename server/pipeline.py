@@ -27,7 +27,7 @@ import numpy as np
 from contracts.errors import WorkFailed
 from contracts.keys import user_row
 from server import features, stages
-from server.ad_changes import AdChanges
+from server.ads import AdsToday
 from server.bundle import Bundle, DomainModel
 from server.device import Device, Handler
 from server.errors import Problem
@@ -85,7 +85,7 @@ class Pipeline:
     def __init__(
         self,
         rows: RowReader,
-        ads: AdChanges,
+        ads: AdsToday,
         metrics: Metrics,
         redis_timeout_ms: float,
         retrieve_k: int,
@@ -131,6 +131,7 @@ class Pipeline:
         """Answer once in every domain before a bundle takes traffic: sessions warm, and each domain can answer.
         Raises WorkFailed naming the domain that cannot."""
         for name, domain in bundle.domains.items():
+            self._ads.applied(bundle, domain)  # its view of today, made here and not in a request
             work = Work(bundle, domain, "", {})
             work.row = features.stranger(bundle, "")
             stages.encode(work)

@@ -13,6 +13,7 @@ import numpy as np
 
 from indexer.build import build_index
 from indexer.gpu import FaissGpuIndex, gpu_count
+from indexer.grown import GrownIndex
 from indexer.index import FaissCpuIndex, Index, Matrix
 from indexer.policy import IndexSpec
 
@@ -71,10 +72,23 @@ def gpu(cpu: FaissCpuIndex) -> FaissGpuIndex:
         return FaissGpuIndex(cpu)
 
 
+def grown(make: MakeIndex) -> MakeIndex:
+    """A third of the ads, at least one, added to an index over the others; a single ad cannot be both."""
+
+    def made(vectors: Matrix) -> Index:
+        own = len(vectors) - max(1, len(vectors) // 3)
+        return GrownIndex(make(vectors[:own]), vectors[own:]) if own else make(vectors)
+
+    return made
+
+
 MAKERS: dict[str, MakeIndex] = {
     "exact": exact,
     "flat": flat,
     "ivf_flat": ivf,
     "gpu_flat": lambda vectors: gpu(flat(vectors)),
     "gpu_ivf": lambda vectors: gpu(ivf(vectors)),
+    "grown_exact": grown(exact),
+    "grown_ivf": grown(ivf),
+    "grown_gpu": grown(lambda vectors: gpu(ivf(vectors))),
 }

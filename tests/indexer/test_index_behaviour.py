@@ -17,6 +17,7 @@ from contracts.errors import BadInput
 from contracts.manifest import IndexKind
 from indexer.build import build_index
 from indexer.gpu import FaissGpuIndex, device_number, gpu_count
+from indexer.grown import GrownIndex
 from indexer.index import ExactIndex, FaissCpuIndex, Index, Matrix
 from indexer.policy import IndexSpec
 
@@ -137,7 +138,7 @@ def test_equals_numpy_on_any_small_world(kind: str, data: st.DataObject) -> None
         assert len(set(rows[:count].tolist())) == count and (rows[count:] == -1).all()
         assert (vectors[rows[:count]] @ query[at]).tolist() == expected_scores
         assert eligible is None or eligible[rows[:count]].all()
-        if kind == "exact":
+        if kind in ("exact", "grown_exact"):
             assert rows[:count].tolist() == expected_rows, "exact search breaks every tie by row"
 
 
@@ -318,3 +319,31 @@ def test_device_names() -> None:
     for wrong in ("cuda", "gpu:x", "gpu:-1", ""):
         with pytest.raises(BadInput, match="use cpu"):
             device_number(wrong)
+
+
+@pytest.mark.parametrize(
+    ("added", "says"),
+    [
+        (np.ones((2, 11), np.float32), r"\(2, 11\).*\(M, 12\)"),
+        (np.ones((0, 12), np.float32), r"\(0, 12\)"),
+        (np.ones((2, 12)), "float64"),
+        (np.ones(12, np.float32), r"\(12,\)"),
+        (np.full((1, 12), np.nan, np.float32), "NaN"),
+    ],
+)
+def test_what_does_not_fit_cannot_be_added(vectors: Matrix, added: Matrix, says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        GrownIndex(ExactIndex(vectors), added)
+
+
+def test_added_ads_are_found_exactly_whatever_the_base_approximates(narrow: FaissCpuIndex) -> None:
+    random = np.random.default_rng(13)
+    added, queries = random.standard_normal((400, 16)).astype(np.float32), random.standard_normal((30, 16)).astype(np.float32)
+    grown = GrownIndex(narrow, added)
+    own, found = narrow.search(queries, 40), grown.search(queries, 40)
+    for at, query in enumerate(queries):
+        above = {5000 + row for row in np.flatnonzero(added @ query > found.scores[at, -1] + 1e-5)}
+        assert above <= set(found.rows[at].tolist())
+        kept = [row for row in found.rows[at] if row < 5000]
+        assert kept == own.rows[at, : len(kept)].tolist(), "the base's own keep their order"
+    assert (found.rows >= 5000).any()

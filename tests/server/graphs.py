@@ -56,21 +56,23 @@ def user_tower(path: Path, table_NE: np.ndarray) -> None:
     net.save(path, "embedding", ["B", table_NE.shape[1]])
 
 
-def ad_tower(path: Path, table_NE: np.ndarray) -> None:
+def ad_tower(path: Path, table_NE: np.ndarray, column: int = 0) -> None:
     net = Net()
     codes = net.input("ad_codes", np.int32, ["B", "Ia"])
-    net.op("Gather", net.constant(table_NE), net.column(codes, 0), axis=0, out="embedding")
+    net.op("Gather", net.constant(table_NE), net.column(codes, column), axis=0, out="embedding")
     net.save(path, "embedding", ["B", table_NE.shape[1]])
 
 
-def ranker(path: Path, user_DNE: np.ndarray, ad_NE: np.ndarray, hour_N: np.ndarray, bias: float, vectors: bool) -> list[str]:
+def ranker(
+    path: Path, user_DNE: np.ndarray, ad_NE: np.ndarray, hour_N: np.ndarray, bias: float, vectors: bool, ad_column: int = 0
+) -> list[str]:
     """p = sigmoid(4 <user, ad> + hour + temperature + bias + sum of the domain's user vector). Returns its input names."""
     net = Net()
     n_domains, n_users, _ = user_DNE.shape
     user = net.column(net.input("user_codes", np.int32, [1, "Iu"]), 0)
     hour = net.column(net.input("context_codes", np.int32, [1, "Ic"]), 0)
     dense = net.input("context_dense", np.float32, [1, "Nc"])
-    ad = net.column(net.input("ad_codes", np.int32, ["C", "Ia"]), 0)
+    ad = net.column(net.input("ad_codes", np.int32, ["C", "Ia"]), ad_column)
     domain = net.input("domain", np.int64, [1])
     inputs = ["user_codes", "context_codes", "context_dense", "ad_codes", "domain"]
     key = net.op("Add", net.op("Mul", domain, net.constant(np.array([n_users]))), net.op("Cast", user, to=TensorProto.INT64))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from contracts import ad_changes as layout
 from contracts.ad_changes import AdChange
+from contracts.ad_records import Records, ad_field
 from contracts.keys import ad_changes
 from deploy.redis_local import LocalRedis
 from server.ad_changes import AdChanges
@@ -85,7 +86,12 @@ def test_a_bid_counts_in_answers_and_scores_and_is_given_back(served: Running, w
     assert shown(served, k=1) == ["a3"], "a field that is left out stays"
     change(served, {"ad_id": "a3", "bid": None})
     assert shown(served, k=1) == ["a0"]
-    assert call(served, "GET", "domains/feed/ads").json() == {"domain": "feed", "version": 4, "ads": []}
+    assert call(served, "GET", "domains/feed/ads").json() == {
+        "domain": "feed",
+        "version": 4,
+        "ads": [],
+        "unreadable": [],
+    }
 
 
 @pytest.mark.parametrize("kind", ["exact", "ivf_flat"])
@@ -123,6 +129,72 @@ def test_what_is_unreadable_leaves_the_known_changes_in_force(served: Running, s
     store.hset(ad_changes("feed"), mapping={"a:a4": b"{", "version": 7})
     eventually(lambda: served.metric("mdrec_background_errors_total", task="ads") > 0)
     assert "a0" not in shown(served, k=12) and "a4" in shown(served, k=12)
+
+
+BROKEN = [
+    b"{",
+    b"[]",
+    b"7",
+    b'{"paused": "yes"}',
+    b'{"bid": -1}',
+    b'{"bid": "2"}',
+    b'{"bid": 1e400}',
+    b'{"x": 1}',
+    b"\xff",
+    b"[" * 9999,
+]
+
+
+@pytest.mark.parametrize("data", BROKEN)
+def test_a_record_that_cannot_be_read_is_skipped_alone_and_named(
+    served: Running, store: redis.Redis, data: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    change(served, {"ad_id": "a0", "paused": True}, {"ad_id": "a4", "paused": True})
+    before = served.metric("mdrec_background_errors_total", task="ads")
+    store.hset(ad_changes("feed"), mapping={"a:a4": data, "version": 7})
+    eventually(lambda: "a4" in shown(served, k=12))
+    store.hset(ad_changes("feed"), mapping={"a:a8": b'{"bid": 9.0}', "version": 8})
+    eventually(lambda: shown(served, k=1) == ["a8"])
+    assert "a0" not in shown(served, k=12), "the others stay in force"
+    assert served.metric("mdrec_background_errors_total", task="ads") == before + 1, "counted once"
+    said = [one.getMessage() for one in caplog.records if "unreadable" in one.getMessage()]
+    assert len(said) == 1 and "'a:a4'" in said[0] and "'ads:feed'" in said[0]
+    answer = call(served, "GET", "domains/feed/ads")
+    assert answer.status_code == 200 and {one["ad_id"] for one in answer.json()["ads"]} == {"a0", "a8"}
+    ((key, ad_id, why),) = (one.values() for one in answer.json()["unreadable"])
+    assert (key, ad_id) == ("a:a4", "a4") and why
+
+
+def forget(served: Running, *ad_ids: str, **headers: str) -> httpx.Response:
+    where = "/admin/v1/domains/feed/ads"
+    return served.client.delete(where, params={"ad_id": list(ad_ids)}, headers={**AUTH, **headers})
+
+
+def test_an_unreadable_record_is_deleted_or_replaced(served: Running, store: redis.Redis) -> None:
+    broken = {"a:a0": b"{", "a:a4": b"{", b"a:\xff": b"{}", "version": 7}
+    store.hset(ad_changes("feed"), mapping=broken)  # type: ignore[arg-type]
+    changed = change(served, {"ad_id": "a4", "paused": True})
+    assert changed["ads"] == [{"ad_id": "a4", "paused": True, "bid": None}], "whoever pauses an ad must not fail for this"
+    listed = call(served, "GET", "domains/feed/ads").json()["unreadable"]
+    assert [one["key"] for one in listed] == ["a:a0", "a:\\xff"]
+    problem(forget(served, "a0", "a8"), 404)
+    problem(forget(served, "a0", **{"If-Match": '"7"'}), 412)
+    left = forget(served, *(one["ad_id"] for one in listed)).json()
+    assert left == {"domain": "feed", "version": 9, "ads": changed["ads"], "unreadable": []}
+    assert forget(served, "a4").json()["ads"] == [] and "a4" in shown(served, k=12)
+    diffs = [one["diff"] for one in call(served, "GET", "audit").json()]
+    assert diffs[1] == {"ads.feed.a0": ["unreadable", None], "ads.feed.\\xff": ["unreadable", None]}
+    assert diffs[2] == {"ads.feed.a4": ["unreadable", {"paused": True, "bid": None}]}
+
+
+@pytest.mark.parametrize("version", [b"soon", b"", b"-1", b"1.5", b"9" * 20])
+def test_a_version_that_is_no_number_is_replaced_by_the_next_write(served: Running, store: redis.Redis, version: bytes) -> None:
+    change(served, {"ad_id": "a0", "paused": True})
+    store.hset(ad_changes("feed"), mapping={"a:a4": b'{"paused": true}', "version": version})
+    eventually(lambda: "a4" not in shown(served, k=12))
+    assert call(served, "GET", "domains/feed/ads").json()["version"] == -1
+    assert change(served, {"ad_id": "a8", "paused": True}, **{"If-Match": '"-1"'})["version"] > 1_700_000_000
+    assert shown(served, k=12)[0] not in ("a0", "a4", "a8")
 
 
 def test_all_workers_follow(home: Path, world: World, redis_url: str) -> None:
@@ -187,25 +259,25 @@ def test_nobodys_change_is_lost(served: Running) -> None:
 
 
 def test_a_change_between_reading_and_writing_is_kept(redis_url: str) -> None:
-    async def both() -> layout.AdChanges:
+    async def both() -> Records[AdChange]:
         client, other = connect(redis_url, 2000), connect(redis_url, 2000)
         mine, theirs, read = AdChanges(client, Metrics()), AdChanges(other, Metrics()), client.hmget
 
         async def interrupted(*arguments: Any) -> Any:
             found = await read(*arguments)
-            if (await theirs.read("feed")).version == 0:
+            if (await theirs.records.read("feed")).version == 0:
                 await theirs.write("feed", {"a0": {"bid": 2.0}}, None)
             return found
 
         client.hmget = interrupted  # type: ignore[method-assign]
         version, changes = await mine.write("feed", {"a0": {"paused": True}}, None)
         assert (version, changes["a0"][0]) == (2, AdChange(bid=2.0))
-        found = await mine.read("feed")
+        found = await mine.records.read("feed")
         await client.aclose()
         await other.aclose()
         return found
 
-    assert asyncio.run(both()) == layout.AdChanges(2, {"a0": AdChange(paused=True, bid=2.0)})
+    assert asyncio.run(both()) == Records(2, {"a0": AdChange(paused=True, bid=2.0)})
 
 
 def test_changes_are_on_record(served: Running) -> None:
@@ -230,14 +302,14 @@ def test_openapi_describes_it(served: Running) -> None:
 def test_an_untouched_domain_is_the_bundles_own(served: Running) -> None:
     bundle = served.gateway.registry.live.bundles["adi+dsfm"]
     change(served, {"ad_id": "a0", "bid": 2.0})
-    applied = {name: served.gateway.ad_changes.applied(bundle, domain) for name, domain in bundle.domains.items()}
+    applied = {name: served.gateway.ads.applied(bundle, domain) for name, domain in bundle.domains.items()}
     assert [name for name, domain in applied.items() if domain is not bundle.domains[name]] == ["feed"]
-    assert served.gateway.ad_changes.applied(bundle, bundle.domains["feed"]) is applied["feed"], "made once"
+    assert served.gateway.ads.applied(bundle, bundle.domains["feed"]) is applied["feed"], "made once"
     assert np.array(bundle.domains["feed"].ads.bid).tolist() == [1.0] * 12, "the bundle is as it was"
 
 
 @given(ads=st.dictionaries(st.text(), st.builds(AdChange, st.none() | st.booleans(), st.none() | st.floats(0, 1e12))))
 @example(ads={"version": AdChange(paused=True), "": AdChange(bid=0.1), "a:a:é": AdChange(paused=False)})
 def test_any_id_and_change_is_read_back(ads: dict[str, AdChange]) -> None:
-    fields = {layout.ad_field(ad_id).encode(): one.pack().encode() for ad_id, one in ads.items()}
-    assert layout.unpack({b"version": b"3", **fields}) == layout.AdChanges(3, ads)
+    fields = {ad_field(ad_id): one.pack().encode() for ad_id, one in ads.items()}
+    assert layout.unpack({b"version": b"3", **fields}) == Records(3, ads)

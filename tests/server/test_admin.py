@@ -28,6 +28,10 @@ ROUTES = [
     ("PUT", "/admin/v1/champion"),
     ("GET", "/admin/v1/domains/feed/ads"),
     ("PATCH", "/admin/v1/domains/feed/ads"),
+    ("DELETE", "/admin/v1/domains/feed/ads"),
+    ("GET", "/admin/v1/domains/feed/added-ads"),
+    ("POST", "/admin/v1/domains/feed/added-ads"),
+    ("DELETE", "/admin/v1/domains/feed/added-ads"),
 ]
 
 

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,7 +33,9 @@ TEMPERATURE_MEAN, TEMPERATURE_DEVIATION = 10.0, 5.0
 
 @dataclass
 class World:
-    """One bundle to be. ads: per domain; inactive: rows; bids: per row; tower and ranker may be switched off or changed."""
+    """One bundle to be. ads: per domain; inactive: rows; bids: per row; tower and ranker may be switched off or changed.
+    with_features: models know an ad by its class, a mod 4, and not by its id; it has a length, a quality in each domain and
+    statistics, too. length_kind: how the length is read."""
 
     bundle_id: str = "b1"
     recipe: str = "adi+dsfm"
@@ -44,6 +47,8 @@ class World:
     with_encoder: bool = False
     kind: str = "exact"
     bid_step: float = 0.0
+    with_features: bool = False
+    length_kind: Literal["numeric", "categorical"] = "numeric"
     popular: list[int] = field(default_factory=list)
 
     @property
@@ -52,6 +57,18 @@ class World:
 
     def ad_id(self, row: int) -> str:
         return f"a{row}"
+
+    @property
+    def ad_column(self) -> int:
+        """What models read of an ad: its class, or its id."""
+        return 1 if self.with_features else 0
+
+    def features(self, row: int) -> dict[str, Any]:
+        """Raw features of an ad, as a dataset has them."""
+        return {"class": row % 4, "length": row + 0.5, "quality": row % 3 - 1} if self.with_features else {}
+
+    def statistics(self, row: int) -> dict[str, Any]:
+        return {"ad_id impressions": row, "class impressions": row % 4, "class rate in domain": 3 - row % 4}
 
     def bid(self, row: int) -> float:
         return 1.0 + self.bid_step * row
@@ -74,6 +91,15 @@ class World:
             FeatureSpec(name="hour", side="context", kind="categorical"),
             FeatureSpec(name="temperature", side="context", kind="numeric", encoding="standardise"),
         )
+        if self.with_features:
+            features += (
+                FeatureSpec(name="class", side="ad", kind="categorical", statistics=True),
+                FeatureSpec(name="length", side="ad", kind=self.length_kind),
+                FeatureSpec(name="quality", side="ad_domain", kind="numeric", encoding="standardise"),
+                FeatureSpec(name="ad_id impressions", side="ad", kind="numeric"),
+                FeatureSpec(name="class impressions", side="ad", kind="numeric"),
+                FeatureSpec(name="class rate in domain", side="ad_domain", kind="numeric"),
+            )
         return FeatureSchema(
             features=features,
             domains=self.domains,
@@ -81,12 +107,20 @@ class World:
                 "user_id": IdTable([f"u{n}" for n in range(USERS)]),
                 "ad_id": IdTable([self.ad_id(row) for row in range(self.ads)]),
                 "hour": IdTable(HOURS),
+                "class": IdTable("0123"),
+                "length": IdTable(["0.5", "1.5"]),
             },
             numerics={
                 "active_days": Numeric(edges=(1.0, 10.0)),
                 "visits": Numeric(mean=0.0, deviation=1.0),
                 "temperature": Numeric(mean=TEMPERATURE_MEAN, deviation=TEMPERATURE_DEVIATION),
+                "length": Numeric(edges=(2.0, 6.0)),
+                "quality": Numeric(mean=1.0, deviation=2.0),
+                "ad_id impressions": Numeric(edges=(1.0,)),
+                "class impressions": Numeric(edges=(1.0, 2.0, 3.0)),
+                "class rate in domain": Numeric(edges=(1.0, 2.0, 3.0)),
             },
+            statistics=("ad_id impressions", "class impressions", "class rate in domain") if self.with_features else (),
         )
 
     def user_row(self, user: int, counts: list[float] | None = None, vectors: np.ndarray | None = None) -> UserRow:
@@ -150,15 +184,20 @@ class World:
         return table
 
     def _ad_table(self) -> np.ndarray:
+        """By code of what models read of an ad; nothing is known of an unseen one."""
+        if self.with_features:
+            return np.concatenate([np.zeros((FIRST, 4), np.float32), np.eye(4, dtype=np.float32)])
         table = np.zeros((self.ads + FIRST, 4), dtype=np.float32)
         table[np.arange(self.ads) + FIRST, np.arange(self.ads) % 4] = 1.0
         return table
 
     def _domain(self, directory: Path, number: int, ad_table: np.ndarray, schema: FeatureSchema) -> IndexEntry:
         graphs.user_tower(directory / "user_tower.onnx", self._user_table(number))
-        graphs.ad_tower(directory / "ad_tower.onnx", ad_table)
+        graphs.ad_tower(directory / "ad_tower.onnx", ad_table, self.ad_column)
         ids = IdTable([self.ad_id(row) for row in range(self.ads)])
-        encoded = schema.encode("ad", {"ad_id": list(ids)}, self.ads)
+        known = [{**self.features(row), **self.statistics(row)} for row in range(self.ads)]
+        columns = {name: [one[name] for one in known] for name in known[0]}
+        encoded = schema.encode_block("ad", {"ad_id": list(ids), **columns}, self.ads)
         active = np.ones(self.ads, dtype=bool)
         active[list(self.inactive)] = False
         ids.save(directory / "ads" / "ids")
@@ -168,7 +207,7 @@ class World:
         save_array(directory / "ads" / "active.npy", active)
         popular = self.popular or list(reversed(range(self.ads)))
         save_array(directory / "ads" / "popular.npy", np.array(popular, dtype=np.int32))
-        vectors = ad_table[encoded.codes[:, 0]]
+        vectors = ad_table[encoded.codes[:, self.ad_column]]
         return self._index(directory, vectors)
 
     def _index(self, directory: Path, vectors: np.ndarray) -> IndexEntry:
@@ -191,7 +230,7 @@ class World:
         if not self.with_ranker:
             return None
         tables = np.stack([self._user_table(number) for number in range(len(self.domains))])
-        inputs = graphs.ranker(directory / "ranker.onnx", tables, ad_table, HOUR_LOGITS, self.bias, vectors=True)
+        inputs = graphs.ranker(directory / "ranker.onnx", tables, ad_table, HOUR_LOGITS, self.bias, True, self.ad_column)
         save_array(directory / "domain_vectors.npy", np.zeros((len(self.domains), WIDTH), dtype=np.float32))
         if self.with_encoder:
             hours = np.arange(len(HOUR_LOGITS) * WIDTH, dtype=np.float32).reshape(-1, WIDTH) / 8
@@ -204,7 +243,7 @@ class World:
         context = {"context_codes": np.array([[3]], dtype=np.int32), "context_dense": np.array([[0.5]], dtype=np.float32)}
         feeds = {
             "user_codes": np.array([[FIRST + 1, 2]], dtype=np.int32),
-            "ad_codes": np.array([[FIRST], [FIRST + 1], [FIRST + 2]], dtype=np.int32),
+            "ad_codes": np.repeat([[FIRST], [FIRST + 1], [FIRST + 2]], self.schema().block("ad").code_width, 1).astype(np.int32),
             "domain": np.array([1]),
             "user_vectors": np.full((1, len(self.domains), WIDTH), 0.1, dtype=np.float32),
             **context,
