@@ -10,6 +10,7 @@ All servers run at once, each pinned to the same core, and are loaded in turn; t
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [one for one in names if one not in PEERS]
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(PEERS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers are stopped on the way out
     try:
         if install_asked:
             return install.install(names or list(PEERS), given.environments)
@@ -50,9 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         if names and (absent := [one for one in chosen if one in missing]):
             parser.error(f"not installed: {', '.join(absent)}")
         plan = compare.Plan(given.rounds, given.seconds, given.open_seconds, tuple(given.callers))
-        compare.compare(
-            [MDREC_NAME, *(one for one in chosen if one not in missing)], given.world, given.ads, given.environments, plan, given.out
-        )
+        present = [MDREC_NAME, *(one for one in chosen if one not in missing)]
+        compare.compare(present, given.world, given.ads, given.environments, plan, given.out)
     except MdrecError as error:
         print(f"error {error}", file=sys.stderr)
         return error.exit_code

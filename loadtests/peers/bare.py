@@ -1,6 +1,6 @@
 """The bare kernels of a request on the world's bundle, once: JSON of microseconds by name (loadtests/kernels.py).
 
-    MDREC_HOME=DIR python -m loadtests.peers.bare
+MDREC_HOME=DIR python -m loadtests.peers.bare
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from deploy.redis_local import die_with_owner
 _TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 _STARTED_WITHIN = 120.0
 _STOPPED_WITHIN = 15.0
+_CALM_SECONDS, _CALM_SHARE = 1.0, 0.15  # of a core; daemons never rest quite
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Memory:
     """MiB of a tree. rss: sum over its processes, shared pages counted in each; pss: shared pages divided among those that
     map them."""
 
-    rss: float
-    pss: float
+    rss: float = 0.0
+    pss: float = 0.0
 
 
 def tree(pid: int, proc: Path = Path("/proc")) -> list[int]:
@@ -115,6 +116,17 @@ class Server:
             except OSError:
                 time.sleep(0.1)
         raise WorkFailed(f"{self.url}{path} did not answer within {seconds:g} s", f"see {self._log}")
+
+    def wait_until_calm(self, seconds: float = _STARTED_WITHIN) -> None:
+        """Until the tree has stopped starting: one worker that is ready says nothing of the others."""
+        deadline, before = time.monotonic() + seconds, cpu_seconds(self.pid)
+        while time.monotonic() < deadline:
+            time.sleep(_CALM_SECONDS)
+            now = cpu_seconds(self.pid)
+            if now - before < _CALM_SHARE * _CALM_SECONDS:
+                return
+            before = now
+        raise WorkFailed(f"the server at {self.url} is still busy after {seconds:g} s", f"see {self._log}")
 
     def stop(self) -> None:
         """Ask the first process, then end what is left of the tree."""

@@ -90,7 +90,9 @@ def next_rate(points: Sequence[Point], most: float) -> float:
 
 def closed_table(windows: Sequence[Window], servers: Sequence[str], callers: int, against: str) -> str:
     lines = [f"{callers} caller{'s' if callers > 1 else ''} at once, closed loop:", ""]
-    lines += table_head("server", "requests/s", f"{against} is times faster", "CPU ms a request", "p50 ms", "p99 ms", "wrong", "degraded")
+    lines += table_head(
+        "server", "requests/s", f"{against} is times faster", "CPU ms a request", "p50 ms", "p99 ms", "wrong", "degraded"
+    )
     for server in servers:
         mine = [one for one in windows if one.server == server and one.callers == callers]
         times = "" if server == against else str(spread(ratios(windows, against, server, callers)))
@@ -102,15 +104,23 @@ def closed_table(windows: Sequence[Window], servers: Sequence[str], callers: int
 
 def open_table(points: Sequence[Point], servers: Sequence[str], windows: Sequence[Window], against: str) -> str:
     lines = [f"Open loop: the highest rate at which p99 <= {LIMIT_MS:g} ms, and what was measured on the way:", ""]
-    lines += table_head("server", "highest rate/s", f"{against} holds times more", "capacity/s", "rate: p50 / p99 ms (late of sent)")
+    lines += table_head(
+        "server", "highest rate/s", f"{against} holds times more", "capacity/s", "rate: p50 / p99 ms (late of sent)"
+    )
     best = highest_rate(one for one in points if one.server == against)
     for server in servers:
         mine = sorted((one for one in points if one.server == server), key=lambda one: one.rate)
         held = highest_rate(mine)
         times = "" if server == against or not held else f"{best / held:.1f}"
-        curve = " · ".join(f"{one.rate:.0f}: {_short(one.p50_ms)} / {_short(one.p99_ms)} ({one.late} of {one.sent})" for one in mine)
+        curve = " · ".join(
+            f"{one.rate:.0f}: {_short(one.p50_ms)} / {_short(one.p99_ms)} ({one.late} of {one.sent})" for one in mine
+        )
         lines.append(row(server, f"{held:.0f}", times, f"{capacity(windows, server):.0f}", curve))
     return "\n".join(lines)
+
+
+def _on_curve(one: Point) -> str:
+    return f"{one.rate:.0f}: {_short(one.p50_ms)} / {_short(one.p99_ms)} ({one.late} of {one.sent})"
 
 
 def kernels_line(windows: Sequence[Window], server: str, kernels: Sequence[dict[str, float]]) -> str:

@@ -32,7 +32,9 @@ class Recommend:
 
 
 def main() -> None:
-    ray.init(_node_ip_address="127.0.0.1", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
+    ray.init(
+        _node_ip_address="127.0.0.1", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20
+    )
     serve.start(http_options={"host": "127.0.0.1", "port": int(os.environ[PORT])})
     quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
     serve.run(Recommend.options(logging_config=quiet).bind(), route_prefix="/v1/recommend")
