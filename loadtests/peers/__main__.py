@@ -20,6 +20,7 @@ from loadtests.peers.catalogue import MDREC_NAME, PEERS
 
 ENVIRONMENTS = Path(".mdrec/peers")
 WORLD = Path(".mdrec/bench")
+REPORT = Path(".mdrec/peers-report")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,7 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=2.5, help="of closed-loop load, a server, round and number of callers")
     parser.add_argument("--open-seconds", type=float, default=7.0, help="of open-loop load, a server and rate; 0 for none")
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 8, 64], help="at once, in closed-loop load")
-    parser.add_argument("--out", type=Path, default=Path("peers"), help="stem of the .json, .md and .png that are written")
+    parser.add_argument(
+        "--out", type=Path, default=Path(".mdrec/peers-report"), help="stem of the .json, .md and .png that are written"
+    )
     given = parser.parse_args(arguments)
     install_asked = given.names[:1] == ["install"]
     names = given.names[1:] if install_asked else given.names

@@ -72,20 +72,26 @@ class Running:
 
 @dataclass(frozen=True)
 class Cores:
-    """Of the cores that this process may use: the servers' and the generator's. One alone serves both, which the report says."""
+    """Those that this process may use, before it is pinned to one. Where there is one, it serves and asks; the report says so."""
 
-    server: int
-    load: int
+    available: tuple[int, ...]
 
     @classmethod
     def of_machine(cls) -> Cores:
-        available = sorted(os.sched_getaffinity(0))
-        return cls(available[0], available[-1])
+        return cls(tuple(sorted(os.sched_getaffinity(0))))
+
+    @property
+    def server(self) -> int:
+        return self.available[0]
+
+    @property
+    def load(self) -> int:
+        """The generator's, and Redis's."""
+        return self.available[-1]
 
     def of_workers(self, workers: int) -> set[int]:
         """A core a worker as far as there are any, the generator's last."""
-        available = sorted(os.sched_getaffinity(0) | {self.server, self.load}, key=lambda core: (core == self.load, core))
-        return set(available[:workers])
+        return set(self.available[:workers])
 
 
 def compare(names: Sequence[str], world: Path, ads: int, environments: Path, plan: Plan, out: Path) -> None:

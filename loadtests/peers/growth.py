@@ -34,6 +34,7 @@ from loadtests.peers.report import Point, Window, row, spread, table_head
 from loadtests.peers.world_traffic import world_traffic
 
 CALLERS = (1, 2, 4, 8, 16, 32, 64)
+REPORT = Path(".mdrec/growth-report")
 WORKERS = (1, 2, 3)  # of which memory is read
 _FRACTIONS = (0.5, 0.7, 0.85)
 _STEPS = 3
@@ -199,7 +200,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of closed-loop load, a shape, round and number of callers")
     parser.add_argument("--open-seconds", type=float, default=8.0, help="of open-loop load, a shape and rate")
-    parser.add_argument("--out", type=Path, default=Path("growth"), help="stem of the .json, .md and .png that are written")
+    parser.add_argument(
+        "--out", type=Path, default=Path(".mdrec/growth-report"), help="stem of the .json, .md and .png that are written"
+    )
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers are stopped on the way out
     try:

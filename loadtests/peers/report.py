@@ -142,7 +142,12 @@ def row(*cells: str) -> str:
 
 
 def as_json(values: Iterable[Any]) -> list[dict[str, Any]]:
-    return [vars(one) for one in values]
+    """Fields by name; null for what is not finite, which JSON has no word for."""
+    return [{key: _known(value) for key, value in vars(one).items()} for one in values]
+
+
+def _known(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _short(value: float) -> str:

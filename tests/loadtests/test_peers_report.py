@@ -94,3 +94,8 @@ def test_cpu_is_divided_by_the_kernels_of_the_same_round() -> None:
     kernels = [{"rank": 1500.0, "search": 500.0}, {"rank": 3000.0, "search": 1000.0}]
     line = report.kernels_line(windows, "ours", kernels)
     assert "is 1.75 [1.5, 2] times the sum of its bare kernels, 3 ms: rank 2.250, search 0.750" in line
+
+
+def test_what_was_not_measured_is_null_in_json() -> None:
+    (found,) = report.as_json([point(3, math.inf)])
+    assert found["p99_ms"] is None and found["p50_ms"] is None and found["rate"] == 3
