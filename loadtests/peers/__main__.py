@@ -5,6 +5,8 @@
     python -m loadtests.peers.growth                 how mdrec itself behaves as ads, domains, workers and callers grow
 
 All servers run at once, each pinned to the same core, and are loaded in turn; the generator, Redis and this program have another.
+The column `idle` says what each takes of the core while another is loaded: Ray Serve's daemons take enough to deserve a run of
+their own.
 """
 
 from __future__ import annotations
