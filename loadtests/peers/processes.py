@@ -77,9 +77,9 @@ def _stat(path: Path) -> list[str]:
 
 
 def _born(pid: int) -> str | None:
-    """When the process started, in ticks since boot."""
+    """When the process started, in ticks since boot; None once it has ended, whether or not its parent took note."""
     fields = _stat(Path("/proc") / str(pid) / "stat")
-    return fields[19] if fields else None
+    return fields[19] if fields and fields[0] not in "ZX" else None
 
 
 class Server:
@@ -132,8 +132,11 @@ class Server:
             self._process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_STOPPED_WITHIN)
+        self._process.poll()
         for one, born in every.items():
             if born is not None and _born(one) == born:  # not another process that got its number
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(one, signal.SIGKILL)
         self._process.wait()
+        while any(born is not None and _born(one) == born for one, born in every.items()):
+            time.sleep(0.01)  # a killed process takes a moment to go
