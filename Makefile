@@ -26,10 +26,11 @@ loadtest: $(VENV)/.$(ACCEL)-dev  ## Locust, headless, against a running gateway 
 	$(BIN)/locust -f loadtests/locustfile.py --headless --only-summary \
 	  --users $${USERS:-16} --spawn-rate 16 --run-time $${SECONDS_TO_RUN:-60}s --host $${MDREC_URL:-http://127.0.0.1:$(PORT)}
 
-bench: $(VENV)/.$(ACCEL)-dev  ## side-by-side measurements: training, forms of a ranker, the kernels of a request on the live bundle
+bench: $(VENV)/.$(ACCEL)-dev  ## side-by-side measurements: training, forms of a ranker, the kernels of a request on the live bundle, whole servers
 	$(BIN)/python -m loadtests.training
 	$(BIN)/python -m loadtests.kernels rankers
 	$(BIN)/python -m loadtests.kernels
+	$(BIN)/python -m loadtests.peers
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed: on Debian and Ubuntu, apt install python3-venv"; exit 1; }

@@ -1,4 +1,4 @@
-"""Closed-loop load: a number of callers, each of whom asks again once answered. For capacity; latency is open_loop.py's affair."""
+"""Closed-loop load: callers, each of whom asks again once answered. For capacity; latency is open_loop.py's affair."""
 
 from __future__ import annotations
 

@@ -173,12 +173,13 @@ async def _send(client: Client, body: bytes, due: float, plan: Plan, records: Re
 
 
 async def ask(
-    client: Client, body: bytes, k: int, dialect: Dialect, timeout: float, leaving: Callable[[], None]
+    client: Client, body: bytes, k: int, dialect: Dialect, patience: float, leaving: Callable[[], None]
 ) -> tuple[Any, str | None, float]:
-    """(the answer, what is wrong with it, when it was there). Raises nothing that a server or a connection can cause."""
+    """(the answer, what is wrong with it, when it was there). patience: seconds. Raises nothing that a server or a connection
+    can cause."""
     done = math.nan
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(patience):
             status, content = await client.post(dialect.path, dialect.wrap(body), leaving)
         done = perf_counter()
         answer = dialect.unwrap(content)

@@ -87,8 +87,8 @@ def _one_round(run: Callable[[Feeds], Any], feeds: Feeds) -> float:
 
 
 def schema(users: int = USERS, ads: int = ADS, domains: int = DOMAINS) -> FeatureSchema:
-    """30 features: 14 of the user, 4 of the context, 12 of the ad; the two ids, and 28 of LEVELS values. Every value's name is its
-    number."""
+    """30 features: 14 of the user, 4 of the context, 12 of the ad; the two ids, and 28 of LEVELS values. Values are called by
+    their numbers."""
     sides: dict[Side, list[str]] = {"user": ["user_id", *(f"u{i}" for i in range(13))], "context": [f"c{i}" for i in range(4)]}
     sides["ad"] = ["ad_id", *(f"a{i}" for i in range(11))]
     features = [FeatureSpec(name=name, side=side, kind="categorical") for side, names in sides.items() for name in names]
@@ -166,11 +166,11 @@ def plain_graph(model: Ranker, of: FeatureSchema, names: list[str]) -> bytes:
     p."""
     feeds = export.random_feeds(of, names, model, 3, np.random.default_rng(0))
     example = tuple(torch.from_numpy(tiled(name, feeds[name], 3)) for name in names)
-    buffer = io.BytesIO()
+    buffer: Any = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             _Plain(model, names).eval(), example, buffer, input_names=names, output_names=["p"], dynamo=False,
             dynamic_axes={name: {0: "rows"} for name in names if name != "domain"}, opset_version=export.OPSET,
         )  # fmt: skip
-    return buffer.getvalue()
+    return bytes(buffer.getvalue())

@@ -5,11 +5,14 @@
     python -m loadtests.peers.growth                 how mdrec itself behaves as ads, domains, workers and callers grow
 
 All servers run at once, each pinned to the same core, and are loaded in turn; the generator, Redis and this program have another.
+The column `idle` says what each takes of the core while another is loaded: Ray Serve's daemons take enough to deserve a run of
+their own.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from loadtests.peers.catalogue import MDREC_NAME, PEERS
 
 ENVIRONMENTS = Path(".mdrec/peers")
 WORLD = Path(".mdrec/bench")
+REPORT = Path(".mdrec/peers-report")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,13 +37,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=2.5, help="of closed-loop load, a server, round and number of callers")
     parser.add_argument("--open-seconds", type=float, default=7.0, help="of open-loop load, a server and rate; 0 for none")
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 8, 64], help="at once, in closed-loop load")
-    parser.add_argument("--out", type=Path, default=Path("peers"), help="stem of the .json, .md and .png that are written")
+    parser.add_argument(
+        "--out", type=Path, default=Path(".mdrec/peers-report"), help="stem of the .json, .md and .png that are written"
+    )
     given = parser.parse_args(arguments)
     install_asked = given.names[:1] == ["install"]
     names = given.names[1:] if install_asked else given.names
     unknown = [one for one in names if one not in PEERS]
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(PEERS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers are stopped on the way out
     try:
         if install_asked:
             return install.install(names or list(PEERS), given.environments)
@@ -50,14 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
         if names and (absent := [one for one in chosen if one in missing]):
             parser.error(f"not installed: {', '.join(absent)}")
         plan = compare.Plan(given.rounds, given.seconds, given.open_seconds, tuple(given.callers))
-        compare.compare(
-            [MDREC_NAME, *(one for one in chosen if one not in missing)],
-            given.world,
-            given.ads,
-            given.environments,
-            plan,
-            given.out,
-        )
+        present = [MDREC_NAME, *(one for one in chosen if one not in missing)]
+        compare.compare(present, given.world, given.ads, given.environments, plan, given.out)
     except MdrecError as error:
         print(f"error {error}", file=sys.stderr)
         return error.exit_code

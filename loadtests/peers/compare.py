@@ -1,8 +1,8 @@
 """Servers side by side: do they agree, how much do they carry, what does a request cost, up to which rate are they quick.
 
 All are up at once on one core and loaded in turn; the order turns with the round. What an idle server takes of that core is
-measured and said. Closed loop first: alternating rounds over fixed numbers of callers. Then open loop: a curve over fixed rates for
-each server, and the highest rate that it holds.
+measured and said. Closed loop first: alternating rounds over fixed numbers of callers. Then open loop: a curve over fixed rates
+for each server, and the highest rate that it holds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,29 +58,40 @@ class Plan:
 
 @dataclass
 class Running:
-    """One server under measurement. memory: after the closed-loop load; idle: share of a core taken without load; overlap: share of
-    mdrec's ads in its answers (mean, least); difference: largest of p_click over ads that both answers have."""
+    """One server under measurement. memory: after the closed-loop load; idle: share of a core taken without load; overlap: share
+    of mdrec's ads in its answers (mean, least); difference: largest of p_click over ads that both answers have."""
 
     peer: Peer
     server: Server
     started_seconds: float
     idle: float = 0.0
-    memory: Memory = Memory(0.0, 0.0)
+    memory: Memory = field(default_factory=Memory)
     overlap: tuple[float, float] = (1.0, 1.0)
     difference: float = 0.0
 
 
 @dataclass(frozen=True)
 class Cores:
-    """Of the cores that this process may use: the servers' and the generator's. One alone serves both, which the report says."""
+    """Those that this process may use, before it is pinned to one. Where there is one, it serves and asks; the report says so."""
 
-    server: int
-    load: int
+    available: tuple[int, ...]
 
     @classmethod
     def of_machine(cls) -> Cores:
-        available = sorted(os.sched_getaffinity(0))
-        return cls(available[0], available[-1])
+        return cls(tuple(sorted(os.sched_getaffinity(0))))
+
+    @property
+    def server(self) -> int:
+        return self.available[0]
+
+    @property
+    def load(self) -> int:
+        """The generator's, and Redis's."""
+        return self.available[-1]
+
+    def of_workers(self, workers: int) -> set[int]:
+        """A core a worker as far as there are any, the generator's last."""
+        return set(self.available[:workers])
 
 
 def compare(names: Sequence[str], world: Path, ads: int, environments: Path, plan: Plan, out: Path) -> None:
@@ -163,12 +174,13 @@ def start(
     server = Server(command, peer.environment(world, redis_url, port), cores, port, world / "logs" / f"{peer.name}.log")
     stack.callback(server.stop)
     server.wait_until(peer.ready)
+    server.wait_until_calm()
     return server, time.monotonic() - began
 
 
 def measure(server: Server, peer: Peer, traffic: Traffic, callers: int, seconds: float, number: int) -> Window:
-    """One closed-loop window after a short warm-up."""
-    asyncio.run(call(server.url, traffic, callers, _WARMUP, K, peer.dialect))
+    """One closed-loop window after a short warm-up by a lone caller."""
+    asyncio.run(call(server.url, traffic, 1, _WARMUP, K, peer.dialect))
     before = processes.cpu_seconds(server.pid)
     found = asyncio.run(call(server.url, traffic, callers, seconds, K, peer.dialect))
     spent = processes.cpu_seconds(server.pid) - before
@@ -280,18 +292,11 @@ def _text(
     names = [one.peer.name for one in running]
     asked, index = facts["asked"], facts["index"]
     where = f"servers on core {cores.server}, generator and Redis on core {cores.load}"
-    head = f"{asked['ads']:,} ads, {facts['k']} candidates ranked, {index['kind']} nprobe {index['nprobe']} (recall {index['recall']:.3f})"
-    lines = [f"{head}; {where}; median [min, max] of {plan.rounds} alternating rounds; {seconds / 60:.0f} minutes in all.", ""]
-    lines += report.table_head(
-        "server",
-        "what it is",
-        "same ads as mdrec, mean (least)",
-        "p_click differs",
-        "ready after s",
-        "idle",
-        "RSS MiB",
-        "PSS MiB",
-    )
+    searched = f"{index['kind']} nprobe {index['nprobe']} (recall {index['recall']:.3f})"
+    over = f"median [min, max] of {plan.rounds} alternating rounds; {seconds / 60:.0f} minutes in all."
+    lines = [f"{asked['ads']:,} ads, {facts['k']} candidates ranked, {searched}; {where}; {over}", ""]
+    names_of = ("what it is", "same ads as mdrec, mean (least)", "p_click differs", "ready after s", "idle", "RSS MiB", "PSS MiB")
+    lines += report.table_head("server", *names_of)
     for one in running:
         mean, least = one.overlap
         share, memory = f"{mean:.1%} ({least:.0%})", (f"{one.memory.rss:.0f}", f"{one.memory.pss:.0f}")

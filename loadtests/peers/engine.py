@@ -63,12 +63,14 @@ class Engine:
         """Where Redis has the user's row."""
         return user_row(self.facts["namespace"], body["user_id"])
 
-    def recommend(self, body: Body, packed: bytes | None) -> dict[str, Any]:
-        """The answer to a request. packed: what Redis has under `key(body)`, None for a user nobody knows."""
+    def recommend(self, body: Body, packed: Any) -> dict[str, Any]:
+        """The answer to a request. packed: the bytes that Redis has under `key(body)`, None for a user nobody
+        knows."""
         domain = self.number[body["domain"]]
         user_codes = self._stranger if packed is None else UserRow.unpack(packed).block(domain)[0]
         scores, rows = self.search(domain, self.embed(domain, user_codes))
-        context = [known.get(str(body["context"].get(name)), UNKNOWN) for name, known in self.context.items()]
+        given = body["context"]
+        context = [known.get(str(given[name]), UNKNOWN) if name in given else PAD for name, known in self.context.items()]
         p_click = self.rank(domain, user_codes, np.array([context], dtype=np.int32), self.ad_codes[domain][rows])
         rank_scores = p_click * self.bids[domain][rows]
         best = np.argsort(-rank_scores, kind="stable")[: body.get("k", 10)]
@@ -113,7 +115,7 @@ class Engine:
         entry = self.facts["index"]
         if entry["kind"] == "exact":
             return faiss.read_index(str(self.home / "peers/flat.faiss"))
-        index = faiss.read_index(str(self.bundle / f"domains/{domain}" / entry["file"]))
+        index: Any = faiss.read_index(str(self.bundle / f"domains/{domain}" / entry["file"]))
         index.nprobe = entry["nprobe"]
         return index
 

@@ -100,8 +100,8 @@ class MadeUp:
         offsets, weight = model.embedding._offsets, model.embedding.weight
         with torch.no_grad():
             for tower in (model.user_tower, model.ad_tower):
-                for head in tower.heads:
-                    torch.nn.init.normal_(head.weight, std=0.01)  # of zeros, where training begins, nothing would be computed
+                for weights in tower.heads.parameters():
+                    torch.nn.init.normal_(weights, std=0.01)  # of zeros, where training begins, nothing would be computed
             for at in range(self.schema.block("ad").code_width - 1):
                 ours, theirs = offsets[f"u{at}"], offsets[f"a{at}"]
                 size = FIRST + ranker_forms.LEVELS

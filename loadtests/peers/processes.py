@@ -22,6 +22,7 @@ from deploy.redis_local import die_with_owner
 _TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 _STARTED_WITHIN = 120.0
 _STOPPED_WITHIN = 15.0
+_CALM_SECONDS, _CALM_SHARE = 1.0, 0.15  # of a core; daemons never rest quite
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Memory:
     """MiB of a tree. rss: sum over its processes, shared pages counted in each; pss: shared pages divided among those that
     map them."""
 
-    rss: float
-    pss: float
+    rss: float = 0.0
+    pss: float = 0.0
 
 
 def tree(pid: int, proc: Path = Path("/proc")) -> list[int]:
@@ -76,9 +77,9 @@ def _stat(path: Path) -> list[str]:
 
 
 def _born(pid: int) -> str | None:
-    """When the process started, in ticks since boot."""
+    """When the process started, in ticks since boot; None once it has ended, whether or not its parent took note."""
     fields = _stat(Path("/proc") / str(pid) / "stat")
-    return fields[19] if fields else None
+    return fields[19] if fields and fields[0] not in "ZX" else None
 
 
 class Server:
@@ -116,6 +117,14 @@ class Server:
                 time.sleep(0.1)
         raise WorkFailed(f"{self.url}{path} did not answer within {seconds:g} s", f"see {self._log}")
 
+    def wait_until_calm(self, seconds: float = 20.0) -> None:
+        """Until the tree has stopped starting: one worker that is ready says nothing of the others. One that never rests is
+        waited for no longer than that: what it takes while idle is measured and said."""
+        deadline, before, now = time.monotonic() + seconds, -1.0, cpu_seconds(self.pid)
+        while now - before > _CALM_SHARE * _CALM_SECONDS and time.monotonic() < deadline:
+            time.sleep(_CALM_SECONDS)
+            before, now = now, cpu_seconds(self.pid)
+
     def stop(self) -> None:
         """Ask the first process, then end what is left of the tree."""
         every = {one: _born(one) for one in tree(self.pid)}
@@ -123,8 +132,11 @@ class Server:
             self._process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_STOPPED_WITHIN)
+        self._process.poll()
         for one, born in every.items():
             if born is not None and _born(one) == born:  # not another process that got its number
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(one, signal.SIGKILL)
         self._process.wait()
+        while any(born is not None and _born(one) == born for one, born in every.items()):
+            time.sleep(0.01)  # a killed process takes a moment to go

@@ -119,6 +119,10 @@ def open_table(points: Sequence[Point], servers: Sequence[str], windows: Sequenc
     return "\n".join(lines)
 
 
+def _on_curve(one: Point) -> str:
+    return f"{one.rate:.0f}: {_short(one.p50_ms)} / {_short(one.p99_ms)} ({one.late} of {one.sent})"
+
+
 def kernels_line(windows: Sequence[Window], server: str, kernels: Sequence[dict[str, float]]) -> str:
     """CPU of a request over the sum of its bare kernels, both of the same round. kernels: microseconds by name, one a round."""
     callers = max(one.callers for one in windows)
@@ -138,7 +142,12 @@ def row(*cells: str) -> str:
 
 
 def as_json(values: Iterable[Any]) -> list[dict[str, Any]]:
-    return [vars(one) for one in values]
+    """Fields by name; null for what is not finite, which JSON has no word for."""
+    return [{key: _known(value) for key, value in vars(one).items()} for one in values]
+
+
+def _known(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _short(value: float) -> str:

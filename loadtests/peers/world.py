@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import faiss
-import numpy as np
 import redis
 import torch
 from safetensors.torch import save_file

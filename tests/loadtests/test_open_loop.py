@@ -12,7 +12,7 @@ import pytest
 from fake_gateway import gateway, recommend_answer, write_dataset
 
 from loadtests import open_loop
-from loadtests.open_loop import Plan, Records, drive, percentiles
+from loadtests.open_loop import Dialect, Plan, Records, drive, percentiles
 from loadtests.traffic import Traffic
 
 GOOD = json.dumps(recommend_answer()).encode()
@@ -160,6 +160,26 @@ def test_the_command_writes_a_report_and_its_exit_code_follows_the_answers(
     with gateway("empty") as empty:
         assert open_loop.main([*common, "--url", empty.url]) == 1
     assert json.loads(out.read_text())["failures"] == {"no ads": 20}
+
+
+def test_another_servers_dialect_wraps_the_body_and_unwraps_the_answer(traffic: Traffic) -> None:
+    sent: list[bytes] = []
+
+    async def infer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+            sent.append(head.split(b" ")[1] + b" " + await reader.readexactly(length))
+            writer.write(_http(b"<" + GOOD + b">"))
+
+    async def run() -> Records:
+        server = await asyncio.start_server(infer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        dialect = Dialect("/infer", lambda body: b"<" + body + b">", lambda content: json.loads(content[1:-1]))
+        return await drive(Plan(rate=100, seconds=0.03, warmup=0, connections=1), url, traffic, dialect)
+
+    records = asyncio.run(run())
+    assert len(records.latency) == 3 and not records.failures
+    assert all(one.startswith(b"/infer <{") and one.endswith(b"}>") for one in sent) and len(sent) == 3
 
 
 def test_bad_usage_is_exit_code_2(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ class Recommend(litserve.LitAPI):
         self.rows = redis.Redis.from_url(os.environ[REDIS_URL])
 
     def predict(self, body: dict[str, Any]) -> dict[str, Any]:
-        return self.engine.recommend(body, self.rows.get(self.engine.key(body)))  # type: ignore[arg-type]
+        return self.engine.recommend(body, self.rows.get(self.engine.key(body)))
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def create_app() -> FastAPI:
     @app.post("/v1/recommend", response_model=Answer)
     def recommend(asked: Request) -> Any:
         body = asked.model_dump()
-        return engine.recommend(body, rows.get(engine.key(body)))  # type: ignore[arg-type]
+        return engine.recommend(body, rows.get(engine.key(body)))
 
     return app
 

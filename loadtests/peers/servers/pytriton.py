@@ -25,7 +25,7 @@ def main() -> None:
         answers = []
         for one in requests:
             body = json.loads(one.data["request"].item())
-            answer = engine.recommend(body, rows.get(engine.key(body)))  # type: ignore[arg-type]
+            answer = engine.recommend(body, rows.get(engine.key(body)))
             answers.append({"answer": np.array([json.dumps(answer).encode()], dtype=object)})
         return answers
 
