@@ -131,6 +131,21 @@ def test_wrong_magic_domains_and_marks_are_refused(at: int, value: bytes) -> Non
         UserRow.unpack(GOLDEN[:at] + value + GOLDEN[at + 1 :])
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"",  # the domains are missing
+        b"\x00",
+        bytes([1, 1]) + without_zeros(struct.pack("<f", 2.0) + bytes.fromhex("003e 0038")),  # one stands in both kinds
+    ],
+)
+def test_a_row_of_one_domain_and_nothing_else_says_of_which_kind_it_is(rest: bytes) -> None:
+    header = b"MDU2" + struct.pack("<6HI", 1, 0, 0, 0, 0, 0, 0)
+    assert UserRow.unpack(header + bytes([1, 0]) + without_zeros(bytes.fromhex("003e 0038"))).counts.tolist() == [1.5]
+    with pytest.raises(ValueError, match="user row"):
+        UserRow.unpack(header + rest)
+
+
 def test_sizes_that_no_bytes_follow_are_refused_before_room_is_made() -> None:
     with pytest.raises(ValueError, match="user row"):
         UserRow.unpack(b"MDU2" + struct.pack("<6HI", 8, 65535, 65535, 65535, 65535, 65535, 0) + b"\xff\x00")
