@@ -12,9 +12,9 @@ room because there are many: codes are small, a history not yet full is padded w
 time. Codes and dense come back to the bit.
 
 The night's vectors are int8 with their largest component at 127, so off by half a scale at most; its counts are off by one part
-in 2,000. On KuaiRand that moved p_click by 2.4e-4 at most and no tab's AUC by 1e-5. Nothing may fold into either: a step (u -
-m) / (n + 1) below half a scale is rounded away, and float16 stops counting at 2048. A thousand impressions after a user's taste
-turned, int8 is 16 to 19 scales from the mean and float16 2 to 21 (tests/contracts). So a fold turns its own domain, and no
+in 2,000. On KuaiRand that moved p_click by 2.4e-4 at most and no tab's AUC by 1e-5. Nothing may fold into either: a step
+(u - m) / (n + 1) below half a scale is rounded away, and float16 stops counting at 2048. A thousand impressions after a user's
+taste turned, int8 is 16 to 19 scales from the mean and float16 2 to 21 (tests/contracts). So a fold turns its own domain, and no
 other, to float32, and the next night writes int8 again.
 """
 
