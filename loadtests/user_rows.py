@@ -2,9 +2,10 @@
 
     python -m loadtests.user_rows [--users 200000]
 
-Six domains x 32-d vectors and 20 features, ids and numbers; all six domains kept, and as many as users of real logs have (drawn:
-1 + binomial, mean 2). Memory is Redis' own (used_memory, before and after); reads go one after another through the RowReader,
-from another process's Redis on loopback, over TCP.
+Six domains x 32-d vectors of rectified units and 20 features, as ids and as numbers; all six domains kept, as many as users of
+real logs have (drawn: 1 + binomial, mean 2), and as many with impressions of today folded into one of them. Memory is Redis' own
+(used_memory, before and after); reads go one after another through the gateway's RowReader, from another process's Redis on
+loopback, over TCP.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=200_000)
     users = parser.parse_args().users
-    for kept in ("all", "drawn"):
+    for kept in ("all", "drawn", "drawn and folded"):
         with tempfile.TemporaryDirectory() as home:
             server = LocalRedis(Path(home) / "redis").start()
             try:
                 with redis.Redis.from_url(server.url) as client:
                     before = int(client.info("memory")["used_memory"])
-                    size = _fill(client, users, kept == "all")
+                    size = _fill(client, users, kept == "all", folded=kept == "drawn and folded")
                     taken = int(client.info("memory")["used_memory"]) - before
                 per_million = taken / users * 1e6 / 2**30
                 each = f"rows of {size:.0f} bytes, {taken / users:.0f} bytes a user"
@@ -52,7 +53,7 @@ def main() -> None:
                 server.stop()
 
 
-def _fill(client: redis.Redis, users: int, all_kept: bool) -> float:
+def _fill(client: redis.Redis, users: int, all_kept: bool, folded: bool) -> float:
     """Mean bytes of a row."""
     random = np.random.default_rng(0)
     total = 0
@@ -62,15 +63,19 @@ def _fill(client: redis.Redis, users: int, all_kept: bool) -> float:
             kept = DOMAINS if all_kept else 1 + random.binomial(DOMAINS - 1, 0.2)
             counts = np.zeros(DOMAINS, np.float32)
             counts[random.permutation(DOMAINS)[:kept]] = 1 + random.geometric(0.1, kept)
-            packed = UserRow(
+            row = UserRow(
                 day=20_784,
                 counts=counts,
-                vectors=random.standard_normal((DOMAINS, WIDTH), dtype=np.float32),
+                vectors=random.standard_normal((DOMAINS, WIDTH), dtype=np.float32).clip(0),
                 codes=random.integers(0, 100_000, FEATURES - _NUMBERS, dtype=np.int32),
                 dense=random.standard_normal(_NUMBERS, dtype=np.float32),
                 domain_codes=np.zeros((DOMAINS, 0), np.int32),
                 domain_dense=np.zeros((DOMAINS, 0), np.float32),
-            ).pack()
+            )
+            if folded:
+                domain = int(np.argmax(counts))
+                row = row.folded(domain, random.standard_normal(WIDTH, dtype=np.float32).clip(0), row.day)
+            packed = row.pack()
             rows[user_row(_NAMESPACE, str(10_000_000 + user))] = packed
             total += len(packed)
         client.mset(rows)

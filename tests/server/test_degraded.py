@@ -94,13 +94,15 @@ def test_a_gateway_starts_without_redis(home: Path, world: World, own_redis: Loc
         eventually(lambda: served.recommend()["degraded"] == [])
 
 
-@pytest.mark.parametrize("data", [b"", b"MDU1", b"\x00" * 400, "cut", "other shape"])
+@pytest.mark.parametrize("data", [b"", b"MDU2", b"\x00" * 400, "cut", "other shape", "former format"])
 def test_a_row_that_is_not_this_bundles_is_a_strangers(served: Running, world: World, store, data: bytes | str) -> None:
     row = world.user_row(1)
     if data == "cut":
         data = row.pack()[:-4]
     elif data == "other shape":
         data = World(domains=("feed", "search")).user_row(1).pack()
+    elif data == "former format":
+        data = b"MDU1" + row.pack()[4:]
     store.set(user_row(world.namespace, "u1"), data)
     answer = served.recommend("u1", "search", k=1)
     assert answer["degraded"] == ["features"]

@@ -55,6 +55,18 @@ def test_concurrent_folds_lose_nothing(redis_url: str, store: redis.Redis) -> No
     assert 0 < store.ttl(KEY) <= 1000
 
 
+def test_a_fold_is_exact_however_many_came_before_and_leaves_other_domains_alone(redis_url: str, store: redis.Redis) -> None:
+    vectors = np.random.default_rng(0).standard_normal((4, WIDTH)).astype(np.float32)
+    store.set(KEY, replace(ROW, counts=np.array([3000, 7, 5.3, 0], np.float32), vectors=vectors).pack())
+    night = stored(store)
+    run_folds(redis_url, writers=1, each=30)
+    row = stored(store)
+    assert row.counts[0] == 3030 and row.live == {0}
+    assert row.vectors[0] == pytest.approx((3000 * night.vectors[0] + 30 * VECTOR) / 3030, abs=1e-6)
+    assert row.counts[1:].tolist() == night.counts[1:].tolist()
+    assert row.vectors[1:].tolist() == night.vectors[1:].tolist()
+
+
 def test_concurrent_folds_of_a_new_user_start_from_one_stranger(redis_url: str, store: redis.Redis) -> None:
     run_folds(redis_url, writers=6, each=5, stranger=ROW, ttl_ms=60_000)
     assert stored(store).counts.sum() == 30
