@@ -12,7 +12,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +26,7 @@ from server.bundle import Bundle
 from server.features import read_row, served_vectors, stranger
 
 CANDIDATES = 500
+REQUESTS = 200
 ROUNDS = 9
 SECONDS_A_ROUND = 0.3
 
@@ -53,35 +56,44 @@ def live_bundle(home: Path) -> Bundle:
 
 
 def kernels(bundle: Bundle) -> dict[str, Callable[[], object]]:
-    """The largest domain's kernels, on a stranger's inputs."""
+    """The largest domain's kernels. Each call takes the next of REQUESTS drawn ones, ranking what that user's search finds: one
+    request over and over would find its lists, rows and embeddings in the cache, which no gateway's next request does."""
     model = max(bundle.domains.values(), key=lambda one: len(one.ads))
     row = stranger(bundle, "stranger")
     packed = row.pack()
-    codes, dense = row.block(model.number)
-    user = {"user_codes": codes, "user_dense": dense}
-    query = model.user_tower.run(user)
-    rows = np.arange(min(CANDIDATES, len(model.ads)))
+    rng = np.random.default_rng(0)
+    count = min(CANDIDATES, len(model.ads))
+    users = [_drawn_user(bundle, rng) for _ in range(REQUESTS)]
+    queries = [model.user_tower.run(user) for user in users]
+    by_user, by_query = cycle(users), cycle(queries)
     found: dict[str, Callable[[], object]] = {
         "unpack one user row": lambda: read_row(bundle, packed),
-        "user tower, one row": lambda: model.user_tower.run(user),
-        f"search, {len(model.ads):,} ads, k = {len(rows)}": lambda: model.index.search(query, len(rows)),
+        "user tower, one row": lambda: model.user_tower.run(next(by_user)),
+        f"search, {len(model.ads):,} ads, k = {count}": lambda: model.index.search(next(by_query), count),
     }
     if bundle.ranker is not None:
         ranker, ads = bundle.ranker, model.ads
         context = bundle.schema.encode("context", {}, 1)
-        feeds = {
-            **user,
-            "context_codes": context.codes,
-            "context_dense": context.dense,
-            "ad_codes": np.ascontiguousarray(ads.codes[rows]),
-            "ad_dense": np.ascontiguousarray(ads.dense[rows]),
-            "domain": np.array([model.number]),
-        }
+        shared = {"context_codes": context.codes, "context_dense": context.dense, "domain": np.array([model.number])}
         vectors = served_vectors(bundle, UserRow.unpack(packed))
         if vectors is not None:
-            feeds["user_vectors"] = vectors
-        found[f"rank {len(rows)} candidates"] = lambda: ranker.run(feeds)
+            shared["user_vectors"] = vectors
+        asked = []
+        for user, query in zip(users, queries, strict=True):
+            rows = model.index.search(query, count).rows[0]
+            asked.append({**shared, **user, "ad_codes": ads.codes[rows], "ad_dense": ads.dense[rows]})
+        by_request = cycle(asked)
+        found[f"rank {count} candidates"] = lambda: ranker.run(next(by_request))
     return found
+
+
+def _drawn_user(bundle: Bundle, rng: np.random.Generator) -> dict[str, Any]:
+    block = bundle.schema.block("user")
+    codes = np.zeros((1, block.code_width), dtype=np.int32)
+    for one in block.fields:
+        if one.matrix == "codes":
+            codes[:, one.columns] = rng.integers(0, one.cardinality, (1, one.width))
+    return {"user_codes": codes, "user_dense": rng.standard_normal((1, block.dense_width), dtype=np.float32)}
 
 
 def one_round(kernel: Callable[[], object]) -> float:
