@@ -88,6 +88,10 @@ class Bundle:
         self.ranker_form: Choice | None = None
         if RANKER in self.graphs:  # after the replay: the graph itself is known to be right
             self.ranker, self.ranker_form = chain.choose(self.graphs[RANKER], self.schema, cache, device)
+            if self.ranker is not self.graphs[RANKER]:
+                self.graphs[RANKER].rest()
+        for domain in self.domains.values():
+            domain.ad_tower.rest()
 
     def _open(self, directory: Path, device: str) -> None:
         manifest = self.manifest

@@ -27,7 +27,35 @@ class Graph:
 
     def __init__(self, path: Path, inputs: Sequence[str], output: str, device: str) -> None:
         """Raises BundleError when the file is no graph, or its inputs and output are not the manifest's."""
-        self.path = path
+        self.path, self._device = path, device
+        self._session: ort.InferenceSession | None = None
+        session = self._opened()
+        self.inputs = [one.name for one in session.get_inputs()]
+        outputs = [one.name for one in session.get_outputs()]
+        if sorted(self.inputs) != sorted(inputs) or outputs != [output]:
+            raise BundleError(
+                f"{path} reads {self.inputs} and gives {outputs}, its manifest says {sorted(inputs)} and {[output]}",
+                "rebuild the bundle",
+            )
+        self._output = outputs
+        self._widths = {one.name: one.shape[-1] for one in session.get_inputs()}
+        self.providers: list[str] = list(session.get_providers())  # what it really got, which may be less than was asked for
+
+    def width(self, name: str) -> int:
+        """Size of an input's last axis."""
+        return int(self._widths[name])
+
+    def run(self, feeds: Feeds) -> F32:
+        session = self._session or self._opened()
+        answer: F32 = session.run(self._output, {name: feeds[name] for name in self.inputs})[0]
+        return answer
+
+    def rest(self) -> None:
+        """Let the session and its copy of the weights go; whoever runs the graph again opens it again. The ad tower of a million
+        ads is 257 MB, in every worker, and answers no request while no ad is added and the ranker ranks."""
+        self._session = None
+
+    def _opened(self) -> ort.InferenceSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -35,29 +63,10 @@ class Graph:
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = ort.InferenceSession(path.read_bytes(), options, providers=_PROVIDERS[device])
+            session = ort.InferenceSession(self.path.read_bytes(), options, providers=_PROVIDERS[self._device])
         except FileNotFoundError:
-            raise BundleError(f"{path} is missing", "restore it or roll back to another bundle") from None
+            raise BundleError(f"{self.path} is missing", "restore it or roll back to another bundle") from None
         except Exception as error:  # onnxruntime raises a class of its own for each way to fail
-            raise BundleError(f"{path} is not a graph that ONNX Runtime loads: {error}", "rebuild the bundle") from error
-        self.inputs = [one.name for one in self._session.get_inputs()]
-        outputs = [one.name for one in self._session.get_outputs()]
-        if sorted(self.inputs) != sorted(inputs) or outputs != [output]:
-            raise BundleError(
-                f"{path} reads {self.inputs} and gives {outputs}, its manifest says {sorted(inputs)} and {[output]}",
-                "rebuild the bundle",
-            )
-        self._output = outputs
-
-    @property
-    def providers(self) -> list[str]:
-        """What the session really got, which may be less than was asked for."""
-        return list(self._session.get_providers())
-
-    def width(self, name: str) -> int:
-        """Size of an input's last axis."""
-        return next(int(one.shape[-1]) for one in self._session.get_inputs() if one.name == name)
-
-    def run(self, feeds: Feeds) -> F32:
-        answer: F32 = self._session.run(self._output, {name: feeds[name] for name in self.inputs})[0]
-        return answer
+            raise BundleError(f"{self.path} is not a graph that ONNX Runtime loads: {error}", "rebuild the bundle") from error
+        self._session = session
+        return session

@@ -12,7 +12,7 @@ import pytest
 from contracts.errors import BundleError
 from contracts.manifest import Manifest
 from server.bundle import Bundle
-from server.golden import GOLDEN
+from server.golden import GOLDEN, feeds
 from tests.server.worlds import World
 
 
@@ -148,5 +148,17 @@ def test_an_index_over_other_ads_is_refused(directory: Path, tmp_path: Path) -> 
 
 def test_no_graph_starts_threads_of_its_own(directory: Path) -> None:
     for graph in Bundle(directory).graphs.values():
-        options = graph._session.get_session_options()
+        options = graph._opened().get_session_options()
         assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
+
+
+def test_ad_towers_keep_no_weights_until_they_are_run(directory: Path) -> None:
+    tower = Bundle(directory).domains["feed"].ad_tower
+    assert tower._session is None
+    with np.load(directory / GOLDEN) as golden:
+        expected = golden["domains/0/ad_tower/out/embedding"]
+    np.testing.assert_allclose(tower.run(feeds(directory, "domains/0/ad_tower")), expected, atol=1e-5)
+    tower.path.unlink()
+    tower.rest()
+    with pytest.raises(BundleError, match=r"ad_tower\.onnx is missing"):
+        tower.run(feeds(directory, "domains/0/ad_tower"))
