@@ -98,11 +98,14 @@ def test_closing_finishes_what_was_asked_for() -> None:
     assert np.concatenate([np.array(one) for one in gate.lists]).tolist() == list(range(20))
 
 
-class Nobody:
-    """No user row is kept, no ad has changed today."""
+class Rows:
+    """Users as the world has them; no ad has changed today."""
 
-    async def get(self, key: bytes, seconds: float) -> None:
-        return None
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def get(self, key: str, seconds: float) -> bytes:
+        return self._world.user_row(int(key.rpartition(":")[2])).pack()
 
     def applied(self, bundle: Bundle, domain: DomainModel) -> DomainModel:
         return domain
@@ -111,19 +114,38 @@ class Nobody:
 def test_requests_that_meet_on_a_device_are_answered_as_alone(home: Path) -> None:
     world = World(ads=240, inactive=(3, 8))
     bundle = Bundle(world.build(home))
-    metrics, device = Metrics(), Device()
+    rows = Rows(world)
     ids = [world.ad_id(row) for row in range(world.ads)]
-    users = ((f"u{number}", world.domains[number % 4], number) for number in range(60))
+    users = ((str(number // 4), world.domains[number % 4], number) for number in range(60))
     questions = [Question(user, domain, 1 + number % 7, {}, ids[: number % 5 * 40]) for user, domain, number in users]
 
-    def answered(pipeline: Pipeline) -> list[Work]:
-        async def run() -> list[Work]:
-            return [work for work, _ in await asyncio.gather(*(pipeline.recommend(bundle, one) for one in questions))]
+    gate = Gate()
+    sizes: list[float] = []
 
-        return asyncio.run(run())
+    class Sizes:
+        observe = staticmethod(sizes.append)
 
-    inline, met = (answered(Pipeline(Nobody(), Nobody(), metrics, 50, 20, one)) for one in (None, device))  # type: ignore[arg-type]
+    device = Device(Sizes())  # type: ignore[arg-type]
+
+    async def run(pipeline: Pipeline) -> list[Work]:
+        asked = [asyncio.create_task(pipeline.recommend(bundle, one)) for one in questions]
+        await asyncio.sleep(0)  # by now each of them has asked the device
+        gate.opened.set()
+        return [work for work, _ in await asyncio.gather(*asked)]
+
+    async def run_met(pipeline: Pipeline) -> list[Work]:
+        first = asyncio.create_task(device.do("gate", gate, "first"))
+        await asyncio.to_thread(gate.entered.wait, 10)
+        found = await run(pipeline)
+        await first
+        return found
+
+    def pipeline(one: Device | None) -> Pipeline:
+        return Pipeline(rows, rows, Metrics(), 2000, 20, one)  # type: ignore[arg-type]
+
+    met, inline = asyncio.run(run_met(pipeline(device))), asyncio.run(run(pipeline(None)))
     device.close()
+    assert sizes[:5] == [1, *[15] * 4]  # the gate, then the searches of each domain in one call
     for alone, together in zip(inline, met, strict=True):
         assert not together.degraded and len(together.rows)
         assert np.array_equal(alone.rows, together.rows) and np.array_equal(alone.chosen, together.chosen)
