@@ -52,8 +52,8 @@ class Graph:
 
     def rest(self) -> None:
         """Let the session and its copy of the weights go; whoever runs the graph again opens it again. The ad tower of a million
-        ads is 257 MB, in every worker, and answers no request while no ad is added and the ranker ranks; the first to run it again
-        waits for it to open."""
+        ads is 257 MB, in every worker, and answers no request while no ad is added and the ranker ranks; the first to run it
+        again waits for it to open."""
         self._session = None
 
     def _opened(self) -> ort.InferenceSession:
