@@ -7,6 +7,7 @@ no access log, and no batches: on a core, two requests' 1,000 candidates cost wh
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +25,6 @@ _ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    "PYTHONPATH": str(ROOT),
     "NO_PROXY": "127.0.0.1",
 }
 
@@ -53,9 +53,12 @@ class Peer:
         return [str(self.python(environments)), "-m", f"loadtests.peers.servers.{self.name}"]
 
     def environment(self, world: Path, redis_url: str, port: int) -> Mapping[str, str]:
+        """What is set beside this process's own. Only servers of this Python see where it finds its modules."""
+        found = os.environ.get("PYTHONPATH") if not self.requirements else None
+        common = {**_ONE_THREAD, "PYTHONPATH": os.pathsep.join([str(ROOT), *([found] if found else [])])}
         if self.name == MDREC_NAME:
-            return {**_ONE_THREAD, "MDREC_HOME": str(world), "MDREC_REDIS_URL": redis_url}
-        return {**_ONE_THREAD, HOME: str(world), REDIS_URL: redis_url, PORT: str(port)}
+            return {**common, "MDREC_HOME": str(world), "MDREC_REDIS_URL": redis_url}
+        return {**common, HOME: str(world), REDIS_URL: redis_url, PORT: str(port)}
 
 
 def _as_tensor(body: bytes) -> bytes:
