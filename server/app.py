@@ -98,7 +98,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(part.router(gateway))
     errors.install(app)
     openapi.install(app)
-    app.add_middleware(Edge, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(Edge, metrics=metrics, max_body_bytes=settings.max_body_bytes, hot=recommend.hot(gateway))
     return app
 
 

@@ -95,42 +95,35 @@ def from_validation(errors: Iterable[Any]) -> Problem:
     return Problem(422, "bad-input", detail, errors=fields)
 
 
+def problem_of(error: Exception, path: str, method: str = "") -> Problem:
+    """What the client is told of an error; what it is not told goes to the log."""
+    match error:
+        case Problem():
+            return error
+        case RequestValidationError() | ValidationError():
+            return from_validation(error.errors())
+        case HTTPException():
+            detail = {404: f"no such path: {path}", 405: f"{method} is not allowed on {path}"}.get(
+                error.status_code, str(error.detail)
+            )
+            return Problem(error.status_code, "about:blank", detail, headers=error.headers)
+        case BadInput():
+            return Problem(422, "bad-input", str(error))
+        case MdrecError():
+            _log.error("work failed on %s: %s", path, error)
+            return Problem(500, "work-failed", str(error))
+    _log.exception("unexpected error on %s", path, exc_info=error)
+    return Problem(500, "internal", "the gateway failed on this request; its log says why")
+
+
 def install(app: FastAPI) -> None:
     """Make every error of `app` a problem."""
 
-    async def on_problem(request: Request, error: Exception) -> Response:
-        assert isinstance(error, Problem)
-        return render(error, request.url.path)
+    async def answer(request: Request, error: Exception) -> Response:
+        return render(problem_of(error, request.url.path, request.method), request.url.path)
 
-    async def on_validation(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError | ValidationError)
-        return render(from_validation(error.errors()), request.url.path)
-
-    async def on_http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        detail = {
-            404: f"no such path: {request.url.path}",
-            405: f"{request.method} is not allowed on {request.url.path}",
-        }.get(error.status_code, str(error.detail))
-        return render(Problem(error.status_code, "about:blank", detail, headers=error.headers), request.url.path)
-
-    async def on_mdrec(request: Request, error: Exception) -> Response:
-        assert isinstance(error, MdrecError)
-        if isinstance(error, BadInput):
-            return render(Problem(422, "bad-input", str(error)), request.url.path)
-        _log.error("work failed on %s: %s", request.url.path, error)
-        return render(Problem(500, "work-failed", str(error)), request.url.path)
-
-    async def on_anything(request: Request, error: Exception) -> Response:
-        _log.exception("unexpected error on %s", request.url.path, exc_info=error)
-        return render(Problem(500, "internal", "the gateway failed on this request; its log says why"), request.url.path)
-
-    app.add_exception_handler(Problem, on_problem)
-    app.add_exception_handler(RequestValidationError, on_validation)
-    app.add_exception_handler(ValidationError, on_validation)
-    app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(MdrecError, on_mdrec)
-    app.add_exception_handler(Exception, on_anything)
+    for kind in (Problem, RequestValidationError, ValidationError, HTTPException, MdrecError, Exception):
+        app.add_exception_handler(kind, answer)
 
 
 def _spell(location: tuple[str | int, ...]) -> str:

@@ -27,8 +27,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._observe: dict[tuple[str, str, str], Callable[[float], None]] = {}
-        self.http = Histogram(
+        self._observe: dict[tuple[str, ...], Callable[[float], None]] = {}
+        self._http = Histogram(
             "mdrec_http_request_duration_seconds",
             "Time from the first byte of a request to the last of its answer.",
             ["route", "status"],
@@ -59,12 +59,17 @@ class Metrics:
         )
 
     def stage(self, stage: str, domain: str, recipe: str, seconds: float) -> None:
+        self._observed(self._stage, (stage, domain, recipe))(seconds)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        self._observed(self._http, (route, str(status)))(seconds)
+
+    def _observed(self, of: Histogram, labels: tuple[str, ...]) -> Callable[[float], None]:
         """Label look-ups cost more than the observation, so the bound method is kept."""
-        key = (stage, domain, recipe)
-        observe = self._observe.get(key)
+        observe = self._observe.get(labels)
         if observe is None:
-            observe = self._observe[key] = self._stage.labels(*key).observe
-        observe(seconds)
+            observe = self._observe[labels] = of.labels(*labels).observe
+        return observe
 
     def text(self) -> bytes:
         if MULTIPROCESS in os.environ:

@@ -1,7 +1,7 @@
 """The two hot routes and their records: /v1/recommend, /v1/score, /v1/requests/{request_id}.
 
-Bodies are parsed by pydantic straight from bytes and answers written by msgspec: FastAPI's own parsing and validation of
-answers would cost more than the search does. The models still define OpenAPI (openapi.py).
+Bodies are parsed by pydantic straight from bytes and answers written by msgspec, at the edge (edge.py): FastAPI's own parsing and
+validation of answers would cost more than the search does. Its routes and models still define OpenAPI (openapi.py).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from abtest.assign import Routing
 from contracts.keys import request_record
 from server import api
 from server.bundle import Bundle
+from server.edge import Answer
 from server.errors import Problem, overloaded
 from server.exposures import Shown
 from server.gateway import Gateway
@@ -31,21 +32,15 @@ from server.redis_door import FAILURES, get
 from server.stages import Work
 
 JSON = "application/json"
+RECOMMEND, SCORE = "/v1/recommend", "/v1/score"
 
 
-def router(gateway: Gateway) -> APIRouter:
-    routes = APIRouter(tags=["serving"])
+def hot(gateway: Gateway) -> dict[str, Answer]:
+    """What the edge answers itself, by path."""
 
-    @routes.post(
-        "/v1/recommend",
-        response_model=api.RecommendAnswer,
-        openapi_extra=body_of(api.RecommendRequest),
-        responses=problems(400, 413, 422, 503),
-    )
-    async def recommend(request: Request) -> Response:
-        """The best ads of one domain for one user."""
+    async def recommend(body: bytes) -> bytes:
         started = perf_counter()
-        asked = api.RecommendRequest.model_validate_json(await request.body())
+        asked = api.RecommendRequest.model_validate_json(body)
         async with gateway.permits.of(asked.domain):
             bundle, routing, degraded = _route(gateway, asked.user_id, asked.domain, asked.context)
             deadline = _deadline(started, asked.deadline_ms)
@@ -53,25 +48,44 @@ def router(gateway: Gateway) -> APIRouter:
             work, watch = await gateway.pipeline.recommend(bundle, question, _retrieve_k(routing))
         answer = _answer(asked, work, watch, _arms(routing, bundle), degraded)
         await _remember(gateway, asked, answer, work)
-        return Response(msgspec.json.encode(answer), media_type=JSON)
+        return msgspec.json.encode(answer)
 
-    @routes.post(
-        "/v1/score",
-        response_model=api.ScoreAnswer,
-        openapi_extra=body_of(api.ScoreRequest),
-        responses=problems(400, 413, 422, 503),
-    )
-    async def score(request: Request) -> Response:
-        """What given ads are worth to one user in one domain, in the order asked."""
+    async def score(body: bytes) -> bytes:
         started = perf_counter()
-        asked = api.ScoreRequest.model_validate_json(await request.body())
+        asked = api.ScoreRequest.model_validate_json(body)
         async with gateway.permits.of(asked.domain):
             bundle, routing, degraded = _route(gateway, asked.user_id, asked.domain, asked.context)
             question = Question(
                 asked.user_id, asked.domain, len(asked.ad_ids), asked.context, (), started, _deadline(started, asked.deadline_ms)
             )
             work, watch = await gateway.pipeline.score(bundle, question, asked.ad_ids)
-        return Response(msgspec.json.encode(_scores(asked, work, watch, _arms(routing, bundle), degraded)), media_type=JSON)
+        return msgspec.json.encode(_scores(asked, work, watch, _arms(routing, bundle), degraded))
+
+    return {RECOMMEND: recommend, SCORE: score}
+
+
+def router(gateway: Gateway) -> APIRouter:
+    routes, answers = APIRouter(tags=["serving"]), hot(gateway)
+
+    @routes.post(
+        RECOMMEND,
+        response_model=api.RecommendAnswer,
+        openapi_extra=body_of(api.RecommendRequest),
+        responses=problems(400, 413, 422, 503),
+    )
+    async def recommend(request: Request) -> Response:
+        """The best ads of one domain for one user."""
+        return Response(await answers[RECOMMEND](await request.body()), media_type=JSON)
+
+    @routes.post(
+        SCORE,
+        response_model=api.ScoreAnswer,
+        openapi_extra=body_of(api.ScoreRequest),
+        responses=problems(400, 413, 422, 503),
+    )
+    async def score(request: Request) -> Response:
+        """What given ads are worth to one user in one domain, in the order asked."""
+        return Response(await answers[SCORE](await request.body()), media_type=JSON)
 
     @routes.get("/v1/requests/{request_id:path}", response_model=api.DecisionRecord, responses=problems(404, 503))
     async def request_by_id(request_id: str) -> Response:

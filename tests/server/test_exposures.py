@@ -6,6 +6,8 @@ from pathlib import Path
 
 import redis
 
+from contracts.events import STREAM_FIELD, Exposure, from_stream
+from contracts.keys import EVENTS
 from deploy.redis_local import LocalRedis
 from server.settings import Settings
 from tests.server.live import running, stream
@@ -42,3 +44,16 @@ def test_a_worker_stops_in_time_without_redis(home: Path, world: World, tmp_path
         served.recommend()
         metrics = served.gateway.metrics
     assert 'mdrec_events_total{domain="search",outcome="dropped",type="exposure"} 1.0' in metrics.text().decode()
+
+
+def test_an_event_in_the_stream_is_the_answer_that_was_given(world: World, settings: Settings, store: redis.Redis) -> None:
+    with running(settings) as served:
+        answer = served.recommend(request_id="é☃", context={"hour": "20"}, k=3)
+    ((_, fields),) = [one for one in store.xrange(EVENTS) if b'"kind":"exposure"' in one[1][STREAM_FIELD]]
+    event = from_stream(fields)
+    assert isinstance(event, Exposure)
+    assert (event.request_id, event.domain, event.bundle_id) == ("é☃", answer["domain"], answer["bundle_id"])
+    assert (event.context, event.degraded) == ({"hour": "20"}, answer["degraded"])
+    assert [one.model_dump() for one in event.arms] == answer["arms"]
+    shown = [{name: ad[name] for name in ("ad_id", "position", "p_click", "rank_score", "bid")} for ad in answer["ads"]]
+    assert [one.model_dump() for one in event.ads] == shown and len(shown) == 3
