@@ -226,7 +226,10 @@ def search_parameters(nprobe: int | None, eligible_N: Mask | None = None) -> Any
 
 
 def ordered(scores_BK: Matrix, rows_BK: Rows) -> Found:
-    """FAISS's answer in this protocol's order: best first, equal scores by row, padding (-inf, -1) last."""
+    """FAISS's answer in this protocol's order: best first, equal scores by row, padding (-inf, -1) last. It is best first already:
+    where no two scores are equal, which is nearly always, there is nothing to do (.2 ms of a request otherwise)."""
+    if (scores_BK[:, 1:] < scores_BK[:, :-1]).all() and (rows_BK[:, -1] >= 0).all():
+        return Found(scores_BK, rows_BK)
     scores_BK = np.where(rows_BK < 0, np.float32(-np.inf), scores_BK)
     order = np.lexsort((rows_BK, -scores_BK))
     return Found(np.take_along_axis(scores_BK, order, axis=1), np.take_along_axis(rows_BK, order, axis=1))

@@ -18,7 +18,7 @@ from contracts.errors import BundleError, MdrecError
 from contracts.files import load_array
 from contracts.ids import IdTable
 from contracts.manifest import DomainEntry, Manifest
-from contracts.schema import FeatureSchema
+from contracts.schema import Encoded, FeatureSchema
 from indexer.index import Index, open_index
 from server import golden
 from server.fused import chain
@@ -96,6 +96,7 @@ class Bundle:
     def _open(self, directory: Path, device: str) -> None:
         manifest = self.manifest
         self.schema = FeatureSchema.load(directory / "schema")
+        self.contexts: dict[bytes, Encoded] = {}  # what features.encode_context has encoded before
         names = [entry.name for entry in manifest.domains]
         if names != list(self.schema.domains):
             found = list(self.schema.domains)

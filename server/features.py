@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from contracts.errors import BadInput
@@ -17,6 +18,8 @@ from contracts.user_row import UserRow, blend
 from server.bundle import Bundle
 from server.errors import Problem
 from server.inference import F32
+
+_CONTEXTS = 4096  # kept for each bundle, with keys of some 100 bytes; then forgotten
 
 
 def stranger(bundle: Bundle, user_id: str) -> UserRow:
@@ -43,11 +46,20 @@ def read_row(bundle: Bundle, data: bytes) -> UserRow:
 
 
 def encode_context(bundle: Bundle, context: Mapping[str, Any]) -> Encoded:
-    """(1, Ic) codes and (1, Nc) dense. Keys that the schema does not know are ignored; a value of the wrong kind is 422."""
+    """(1, Ic) codes and (1, Nc) dense, not to be changed: contexts repeat (an hour, a page), so the last ones' are kept. Keys
+    that the schema does not know are ignored; a value of the wrong kind is 422."""
     try:
-        return bundle.schema.encode("context", {name: [value] for name, value in context.items()}, 1)
+        key = msgspec.json.encode(context)  # as written: of 1, 1.0 and true, equal keys of a dict, each encodes in its own way
+        known = bundle.contexts.get(key)
+        if known is not None:
+            return known
+        found = bundle.schema.encode("context", {name: [value] for name, value in context.items()}, 1)
     except (BadInput, OverflowError) as error:
         raise Problem(422, "bad-input", f"context: {error}", field="context") from None
+    if len(bundle.contexts) >= _CONTEXTS:
+        bundle.contexts.clear()
+    bundle.contexts[key] = found
+    return found
 
 
 def served_vectors(bundle: Bundle, row: UserRow) -> F32 | None:

@@ -182,13 +182,13 @@ class Pipeline:
             stages.filter_ads(work, count, excluded)
 
     async def _rank(self, work: Work, deadline: float) -> None:
-        stages.keep_retrieval_order(work)
-        if work.bundle.ranker is None or not len(work.rows):
-            return
-        if perf_counter() > deadline:
-            work.degraded.append("deadline")
-        else:
-            await self._attempt("rank", work, self._compute("rank", work.bundle, stages.rank_together, work))
+        if work.bundle.ranker is not None and len(work.rows):
+            if perf_counter() > deadline:
+                work.degraded.append("deadline")
+            else:
+                await self._attempt("rank", work, self._compute("rank", work.bundle, stages.rank_together, work))
+        if work.p_click is None:
+            stages.keep_retrieval_order(work)
 
     async def _attempt(self, rung: str, work: Work, stage: Awaitable[None]) -> None:
         """Run a stage that has a rung below it. Whatever a model or an index raises, the request is still answered."""

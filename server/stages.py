@@ -137,7 +137,6 @@ def rank(work: Work) -> None:
 
 def keep_retrieval_order(work: Work) -> None:
     """Without a ranker's answer the retrieval score is the rank score; popular ads have none and keep their order."""
-    work.p_click = None
     work.rank_scores = np.nan_to_num(work.retrieval_scores, nan=0.0)
 
 

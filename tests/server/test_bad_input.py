@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from server import features
 from tests.server.live import Running
 
 RECOMMEND = {"user_id": "u1", "domain": "feed"}
@@ -131,3 +132,18 @@ def test_any_unicode_is_a_legal_id_and_comes_back(
 def test_hostile_ids_are_only_ids(shared: Running, hostile: str) -> None:
     answer = shared.recommend(hostile, "feed", k=1, request_id=hostile)
     assert (answer["request_id"], answer["degraded"]) == (hostile, [])
+
+
+def test_contexts_that_python_takes_for_equal_are_encoded_each_in_its_own_way(shared: Running) -> None:
+    """What was encoded before is found again by how it was written: 1, 1.0 and true are one key of a dict."""
+    bundle = next(iter(shared.gateway.registry.live.bundles.values()))
+    encoded = []
+    for _ in range(2):
+        for value in (1, True, "1", 1.0):
+            encoded.append(features.encode_context(bundle, {"hour": value}))
+    fresh = [bundle.schema.encode("context", {"hour": [value]}, 1) for value in (1, True, "1", 1.0)] * 2
+    assert [one.codes.tolist() for one in encoded] == [one.codes.tolist() for one in fresh]
+    assert encoded[0] is encoded[4]
+    for number in range(features._CONTEXTS + 1):
+        features.encode_context(bundle, {"page": str(number)})
+    assert len(bundle.contexts) <= features._CONTEXTS
