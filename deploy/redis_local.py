@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import redis
 
@@ -21,6 +22,7 @@ from contracts.errors import WorkFailed
 from contracts.files import write_bytes
 
 _READY_SECONDS = 15.0
+_LONGEST_SOCKET = 107  # sockaddr_un has 108 bytes, the last one 0
 _PARENT_DEATH_SIGNAL = 1  # prctl(PR_SET_PDEATHSIG): the server dies with us even when we are killed
 
 
@@ -45,7 +47,8 @@ class DirectoryHeld(WorkFailed):
 
 
 class LocalRedis:
-    """One server process on a loopback port. `start` is idempotent; data survive a stop and a start.
+    """One server process on a Unix socket in its directory and on a loopback port. `start` is idempotent; data survive a stop and
+    a start.
 
     The server leaves when the thread that called `start` ends, however it ends (prctl(2), PR_SET_PDEATHSIG).
     """
@@ -57,7 +60,14 @@ class LocalRedis:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        """The socket, over which a lone read takes a quarter less time than over the port; the port where the directory's path
+        is too long for one."""
+        return f"redis://127.0.0.1:{self.port}/0" if self._socket is None else f"unix://{quote(self._socket)}?db=0"
+
+    @property
+    def _socket(self) -> str | None:
+        path = str(self.directory.resolve() / "socket")
+        return path if len(os.fsencode(path)) <= _LONGEST_SOCKET else None
 
     @property
     def pid(self) -> int | None:
@@ -68,6 +78,7 @@ class LocalRedis:
             return self
         self.directory.mkdir(parents=True, exist_ok=True)
         command = [redis_server_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory.resolve())]
+        command += ["--unixsocket", self._socket, "--unixsocketperm", "700"] if self._socket is not None else []
         command += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--daemonize", "no"]
         # Two servers must never append to one file: the server inherits the lock and holds it for exactly its own life.
         with (self.directory / "lock").open("ab") as lock, (self.directory / "server.log").open("ab") as log:

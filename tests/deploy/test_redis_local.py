@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -165,3 +166,17 @@ def _owner(home: Path) -> subprocess.Popen[str]:
 def _line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize("name", ["short", "with space%é", "long" * 30])
+def test_its_address_is_a_socket_where_the_path_fits_and_the_port_where_it_does_not(tmp_path: Path, name: str) -> None:
+    server = LocalRedis(tmp_path / name).start()
+    try:
+        assert server.url.startswith("redis://" if "long" in name else "unix://")
+        with redis.Redis.from_url(server.url) as client, redis.Redis(port=server.port) as other:
+            client.set("k", "v")
+            assert other.get("k") == b"v"
+        if "long" not in name:
+            assert stat.S_IMODE((tmp_path / name / "socket").stat().st_mode) == 0o700
+    finally:
+        server.stop()
