@@ -13,7 +13,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
-from server import admin, catalogue, errors, openapi, outcomes, recommend
+from server import admin, catalogue, errors, heap, openapi, outcomes, recommend
 from server.ads import AdsToday
 from server.bundle import Bundle
 from server.device import Device
@@ -105,6 +105,7 @@ def create_app(settings: Settings) -> FastAPI:
 def worker() -> FastAPI:
     """What uvicorn calls in each worker process: settings come from the environment."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    heap.keep()
     return create_app(Settings())
 
 
