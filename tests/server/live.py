@@ -118,7 +118,7 @@ def workers(home: Path, redis_url: str, **settings: str) -> Iterator[str]:
             return False
 
     try:
-        eventually(ready, 60)
+        eventually(ready, 240)  # on a busy machine their imports alone take a minute
         yield url
     finally:
         process.terminate()
