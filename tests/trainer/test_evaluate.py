@@ -154,17 +154,10 @@ def quick() -> Any:
     patch.undo()
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """data and home of two evaluations: what both ask for is trained once, whichever comes first."""
-    directory = tmp_path_factory.mktemp("kept")
-    world.write(directory / "data")
-    return directory
-
-
-def test_evaluate_writes_what_the_interface_says(quick: None, kept: Path) -> None:
+def test_evaluate_writes_what_the_interface_says(quick: None, tmp_path: Path) -> None:
+    world.write(tmp_path / "data")
     asked = ["popularity+rates", "dsfm_dfei", "popularity"]
-    result = evaluate(kept / "data", asked, seeds=range(2), test_from=world.TEST_FROM, home=kept / "home")
+    result = evaluate(tmp_path / "data", asked, seeds=range(2), test_from=world.TEST_FROM, home=tmp_path / "home")
     assert result["dataset"] == "small" and "2026-03-04" in result["protocol"]
     json.dumps(result, allow_nan=False)
     assert [(row["recipe"], row["seed"]) for row in result["rows"]] == [(name, seed) for name in asked for seed in (0, 1)]
@@ -187,32 +180,31 @@ def test_evaluate_writes_what_the_interface_says(quick: None, kept: Path) -> Non
     assert set(retriever["recall_curve"]["1"]["by_domain"]) == set(retriever["recall"]["10"]["by_domain"])
 
 
-def test_differences_are_those_of_the_rows(quick: None, kept: Path) -> None:
-    asked, counted = ["rates", "dsfm_dfei", "popularity+shared_dnn"], ["feed", "story"]
-    given = {"seeds": range(2), "test_from": world.TEST_FROM, "home": kept / "home"}
-    result = evaluate(kept / "data", asked, score_domains=counted, against="dsfm_dfei", resamples=50, **given)
+def test_differences_are_those_of_the_rows(quick: None, tmp_path: Path) -> None:
+    world.write(tmp_path / "data")
+    asked, counted = ["rates", "dsfm", "popularity+shared_dnn"], ["feed", "story"]
+    given = {"seeds": range(2), "test_from": world.TEST_FROM, "home": tmp_path / "home"}
+    result = evaluate(tmp_path / "data", asked, score_domains=counted, against="dsfm", resamples=50, **given)
     means = {name: np.mean([row["auc"]["scored"] for row in result["rows"] if row["recipe"] == name]) for name in asked}
     for row in result["rows"]:
         assert row["auc"]["scored"] == pytest.approx(np.mean([row["auc"]["by_domain"][one] for one in counted]))
     found = {(one["recipe"], one["against"]): one for one in result["paired"] if one["scope"] == "scored"}
     best = max(means, key=lambda name: means[name])
-    assert set(found) == {(one, "dsfm_dfei") for one in asked if one != "dsfm_dfei"} | {
-        (best, one) for one in asked if one != best
-    }
+    assert set(found) == {(one, "dsfm") for one in asked if one != "dsfm"} | {(best, one) for one in asked if one != best}
     for (name, other), one in found.items():
         assert one["difference"] == pytest.approx(means[name] - means[other], abs=1e-6)
         assert one["low"] <= one["high"] and one["metric"] == "auc"
     assert {one["scope"] for one in result["paired"]} == {"scored", "mean", *world.DOMAINS}
     page, text = to_html(result), to_markdown(result)
     assert "http" not in page and page.count("data:image/png;base64,") >= 7
-    for shown in ("Rank movement", "Domain sensitivity", "AUC against FLOPs", "Reliability", "Difference to dsfm_dfei"):
+    for shown in ("Rank movement", "Domain sensitivity", "AUC against FLOPs", "Reliability", "Difference to dsfm"):
         assert shown in page
-    one = found["rates", "dsfm_dfei"]
+    one = found["rates", "dsfm"]
     assert f"{one['difference']:+.4f} [{one['low']:+.4f}, {one['high']:+.4f}]" in text
     with pytest.raises(BadInput, match="unknown domain 'feeds'"):
-        evaluate(kept / "data", asked, score_domains=["feeds"], **given)
+        evaluate(tmp_path / "data", asked, score_domains=["feeds"], **given)
     with pytest.raises(BadInput, match="compare against 'dsfn'"):
-        evaluate(kept / "data", asked, against="dsfn", **given)
+        evaluate(tmp_path / "data", asked, against="dsfn", **given)
 
 
 def test_what_is_kept_is_not_trained_again(quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
