@@ -3,6 +3,7 @@ ACCEL ?= cpu
 VENV ?= .venv
 PORT ?= 8080
 PYTHON ?= python3
+TEST_PROCESSES ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -14,8 +15,8 @@ help:  ## what can be made
 run: $(VENV)/.$(ACCEL)  ## install, make the demo data, run one night, serve on 127.0.0.1:$(PORT)
 	$(BIN)/mdrec run --port $(PORT)
 
-test: $(VENV)/.$(ACCEL)-dev  ## install with test tools, run every test
-	$(BIN)/python -m pytest $(PYTEST)
+test: $(VENV)/.$(ACCEL)-dev  ## install with test tools, run every test in $(TEST_PROCESSES) processes (PYTEST="-n 0 tests/server": others, in one)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 check: $(VENV)/.$(ACCEL)-dev  ## ruff and mypy
 	$(BIN)/ruff check .

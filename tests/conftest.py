@@ -4,11 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from deploy.redis_local import LocalRedis
+
+_TOGETHER = ("tests/e2e/", "tests/server/test_fused")  # files that share nights, or kernels that the first of them compiles
+_FIRST = ("tests/e2e/", "tests/test_readme.py")  # the longest: begun last, they would keep one process busy and the other idle
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """In processes side by side (`--dist loadfile`), tests that share what is dear to make share a process: those of a file, and
+    those of files that go together."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((one for one in _TOGETHER if nodeid.startswith(one)), super()._split_scope(nodeid))
+
+    return Together(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # of xdist: side by side, what comes first decides how long it takes
+        items.sort(key=lambda item: next((at for at, one in enumerate(_FIRST) if item.nodeid.startswith(one)), len(_FIRST)))
 
 
 @pytest.fixture(scope="session")

@@ -24,9 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-import ot
 import torch
-from captum.attr import IntegratedGradients
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -102,6 +100,8 @@ def effects(model: Attributable, inputs: Inputs) -> Tensor:
     What is differentiated is the batch's sum of logits, in which each row's gradient is its own: Captum walks over outputs one
     by one in Python, and that was half of an attribution's time.
     """
+    from captum.attr import IntegratedGradients  # here: it brings Matplotlib along, two seconds of every command's start
+
     tokens_BFE = model.embedding(inputs).detach()
     gradients = IntegratedGradients(lambda tokens_BFE: model.logit(tokens_BFE).sum()[None], multiply_by_inputs=True)
     effect_BFE: Tensor = gradients.attribute(tokens_BFE, baselines=0.0, n_steps=STEPS, method="riemann_right")
@@ -199,6 +199,8 @@ def js_sum(mass_DV: Array) -> float:
 
 def wasserstein_sum(mass_DV: Array, support_V: Array) -> float:
     """1-Wasserstein distance with the L1 ground metric, summed over all pairs of domains that have mass."""
+    import ot  # here: it takes a second, and most commands attribute nothing
+
     mass_DV = mass_DV[mass_DV.sum(axis=1) > 0]
     total = 0.0
     for first in range(len(mass_DV) - 1):

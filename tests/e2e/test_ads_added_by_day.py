@@ -14,11 +14,13 @@ import pytest
 from contracts.added_ads import AddedAd
 from contracts.aliases import Aliases
 from contracts.schema import AD_ID, FIRST
+from deploy.nightly import nightly
 from deploy.redis_local import LocalRedis
 from server.added_ads import encode_beside
 from server.bundle import Bundle
-from tests.e2e.command import Gateway, mdrec, serving
+from tests.e2e.command import Gateway, serving
 from tests.server.live import eventually
+from trainer.datasets import synth
 
 RECIPE = "dnn+shared_dnn"
 DOMAIN = "feed"
@@ -29,9 +31,9 @@ USERS = range(0, 400, 20)
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its categories have statistics."""
     directory = tmp_path_factory.mktemp("added") / "demo"
-    made = mdrec(directory.parent, "data", "synth", "--to", directory, "--scale", "0.05")
-    assert made.returncode == 0, made.stderr
+    synth("demo", directory, scale=0.05)
     spec = directory / "dataset.yaml"
     plain = "- name: category\n  side: ad\n  kind: categorical\n"
     assert plain in spec.read_text()
@@ -55,8 +57,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, demo: Path, redis_server: Loc
 
 
 def night(home: Path, dataset: Path, redis_url: str) -> None:
-    done = mdrec(home, "nightly", "--data", dataset, "--recipe", RECIPE, MDREC_REDIS_URL=redis_url)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert not nightly(dataset, [RECIPE], home, redis_url).failed
 
 
 def raw_features(dataset: Path) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -10,8 +11,8 @@ import redis
 from contracts.aliases import Aliases
 from contracts.manifest import Manifest
 from deploy.redis_local import LocalRedis, running_url
-from tests.e2e.command import Gateway, mdrec, serving
-from tests.e2e.conftest import RECIPE
+from tests.e2e.command import Gateway, serving
+from tests.e2e.conftest import RECIPE, night
 from tests.server.live import eventually
 
 
@@ -35,8 +36,7 @@ def test_what_was_served_today_is_learned_tonight(gateway: Gateway, night_home: 
     again = gateway.client.post("/v1/feedback", json={"events": events[:7]})
     assert again.json()["duplicates"] == 7
 
-    night = mdrec(night_home, "nightly", "--data", checkerboard, "--recipe", RECIPE)
-    assert night.returncode == 0, night.stdout + night.stderr
+    night(night_home, checkerboard, RECIPE)
     after = Manifest.load(Aliases(night_home).bundle_directory(_served(night_home)))
     assert after.bundle_id != before.bundle_id
     assert after.dataset.rows == before.dataset.rows + 100
@@ -46,11 +46,10 @@ def test_what_was_served_today_is_learned_tonight(gateway: Gateway, night_home: 
     eventually(lambda: gateway.recommend("u1", "d0", k=1)["bundle_id"] == after.bundle_id)
 
 
-def test_answers_survive_redis(tmp_path: Path) -> None:
-    assert mdrec(tmp_path, "data", "synth", "--to", tmp_path / "demo", "--scale", "0.05").returncode == 0
-    assert mdrec(tmp_path, "nightly", "--data", tmp_path / "demo", "--recipe", "popularity").returncode == 0
-    with serving(tmp_path) as gateway:
-        url = running_url(tmp_path)
+def test_answers_survive_redis(popular_home: Path, tmp_path: Path) -> None:
+    home = shutil.copytree(popular_home, tmp_path / "home")
+    with serving(home) as gateway:
+        url = running_url(home)
         assert url is not None
         assert gateway.recommend("u3", "feed", k=5)["degraded"] == []
         with redis.Redis.from_url(url) as client:
@@ -61,7 +60,7 @@ def test_answers_survive_redis(tmp_path: Path) -> None:
         lost = gateway.client.post("/v1/feedback", json={"events": [{"event_id": "e1", "type": "click", **about}]})
         assert lost.status_code == 503 and lost.headers["retry-after"]
 
-        server = LocalRedis(tmp_path / "redis", port=int(url.rsplit(":", 1)[1].split("/")[0])).start()
+        server = LocalRedis(home / "redis", port=int(url.rsplit(":", 1)[1].split("/")[0])).start()
         try:
             eventually(lambda: gateway.recommend("u3", "feed", k=5)["degraded"] == [])
         finally:

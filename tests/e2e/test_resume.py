@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ from contracts.aliases import Aliases
 from contracts.manifest import Manifest
 from deploy.redis_local import redis_url
 from tests.e2e.command import MDREC, environment, mdrec
+from trainer.datasets import synth
 
 RECIPE = "popularity+dfei"
 KILLS = 3
@@ -39,7 +41,7 @@ def _content(home: Path) -> tuple[str, str, dict[bytes, bytes]]:
 
 def test_a_killed_night_ends_like_one_left_alone(tmp_path: Path) -> None:
     dataset = tmp_path / "demo"
-    assert mdrec(tmp_path, "data", "synth", "--to", dataset, "--scale", "0.1").returncode == 0
+    synth("demo", dataset, scale=0.1)
     started = time.monotonic()
     whole = mdrec(tmp_path / "whole", *_night(dataset))
     assert whole.returncode == 0, whole.stdout + whole.stderr
@@ -60,12 +62,9 @@ def test_a_killed_night_ends_like_one_left_alone(tmp_path: Path) -> None:
     assert _content(tmp_path / "killed") == _content(tmp_path / "whole")
 
 
-def test_a_night_with_nothing_new_reuses_every_step(tmp_path: Path) -> None:
-    dataset = tmp_path / "demo"
-    assert mdrec(tmp_path, "data", "synth", "--to", dataset, "--scale", "0.05").returncode == 0
-    night = ["nightly", "--data", str(dataset), "--recipe", "popularity"]
-    assert mdrec(tmp_path / "home", *night).returncode == 0
-    before = Aliases(tmp_path / "home").get("popularity")
-    again = mdrec(tmp_path / "home", *night)
-    assert again.returncode == 0 and Aliases(tmp_path / "home").get("popularity") == before
+def test_a_night_with_nothing_new_reuses_every_step(popular_home: Path, demo: Path, tmp_path: Path) -> None:
+    home = shutil.copytree(popular_home, tmp_path / "home")
+    before = Aliases(home).get("popularity")
+    again = mdrec(home, "nightly", "--data", demo, "--recipe", "popularity")
+    assert again.returncode == 0 and before is not None and Aliases(home).get("popularity") == before
     assert "reused" in again.stdout and "train-popularity" not in again.stdout

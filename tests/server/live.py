@@ -85,6 +85,12 @@ def running(settings: Settings) -> Iterator[Running]:
         assert not thread.is_alive(), "the gateway did not stop"
 
 
+def fresh(method: str, url: str, **options: Any) -> httpx.Response:
+    """One request over a connection of its own, so that any worker may be the one that is asked. verify: no certificates are read
+    for a loopback address, which would cost more than the request."""
+    return httpx.request(method, url, verify=False, **options)
+
+
 @contextmanager
 def workers(home: Path, redis_url: str, **settings: str) -> Iterator[str]:
     """The real command with two workers in processes of their own: their URL. settings: further MDREC_* of the environment."""
@@ -107,12 +113,12 @@ def workers(home: Path, redis_url: str, **settings: str) -> Iterator[str]:
 
     def ready() -> bool:
         try:
-            return httpx.get(f"{url}/readyz").status_code == 200
+            return fresh("GET", f"{url}/readyz").status_code == 200
         except httpx.TransportError:
             return False
 
     try:
-        eventually(ready, 60)
+        eventually(ready, 240)  # on a busy machine their imports alone take a minute
         yield url
     finally:
         process.terminate()

@@ -24,8 +24,7 @@ from deploy.redis_local import LocalRedis
 from server import admin_added
 from server.bundle import Bundle
 from server.settings import Settings
-from tests.server.conftest import TOKEN
-from tests.server.live import Running, eventually, running, workers
+from tests.server.live import Running, eventually, running
 from tests.server.test_ad_changes import change, shown
 from tests.server.test_admin import AUTH, call
 from tests.server.test_bad_input import problem
@@ -239,22 +238,6 @@ def test_an_impression_of_it_counts_in_the_users_row(home: Path, settings: Setti
         eventually(lambda: UserRow.unpack(store.get(user_row(world.namespace, "u0"))).counts.sum() == 1)  # type: ignore[arg-type]
 
 
-def test_all_workers_follow(home: Path, world: World, redis_url: str) -> None:
-    with workers(home, redis_url, MDREC_OPERATOR_TOKEN=TOKEN, MDREC_ALIAS_POLL_SECONDS="0.1") as url:
-        body = {"ads": [ad("n", 0)]}
-        assert httpx.post(f"{url}/admin/v1/{PATH}", json=body, headers=AUTH).status_code == 200
-        pause = {"changes": [{"ad_id": "n", "bid": 60.0}]}
-        for _ in range(6):  # of any worker, also one that has not looked yet
-            assert httpx.patch(f"{url}/admin/v1/domains/feed/ads", json=pause, headers=AUTH).status_code == 200
-
-        def first() -> bool:
-            """A connection each, so that both workers are asked."""
-            asked = [httpx.post(f"{url}/v1/recommend", json={"user_id": "u0", "domain": "feed", "k": 1}) for _ in range(20)]
-            return all([(one["ad_id"], one["bid"]) for one in each.json()["ads"]] == [("n", 60.0)] for each in asked)
-
-        eventually(first)
-
-
 def test_without_redis_the_added_ads_stay(home: Path, world: World, settings: Settings, tmp_path: Path) -> None:
     server = LocalRedis(tmp_path / "redis").start()
     with running(settings.model_copy(update={"redis_url": server.url, "redis_write_timeout_ms": 200})) as served:
@@ -283,12 +266,11 @@ def test_without_redis_the_added_ads_stay(home: Path, world: World, settings: Se
         ({"ads": [ad("n", **{"ad_id impressions": 3})]}, "ads.0.features.ad_id impressions", "leave it out"),
     ],
 )
-def test_bad_ads_are_named_and_nothing_is_written(served: Running, body: dict[str, Any], field: str, says: str) -> None:
-
-    found = problem(call(served, "POST", PATH, body), 422)
+def test_bad_ads_are_named_and_nothing_is_written(unchanged: Running, body: dict[str, Any], field: str, says: str) -> None:
+    found = problem(call(unchanged, "POST", PATH, body), 422)
     messages = {one["field"]: one["message"] for one in found["errors"]}
     assert re.search(says, next(text for name, text in messages.items() if name.startswith(field))), messages
-    assert call(served, "GET", PATH).json()["version"] == 0
+    assert call(unchanged, "GET", PATH).json()["version"] == 0
 
 
 def test_what_is_there_already_is_a_conflict(served: Running) -> None:

@@ -41,9 +41,9 @@ def call(served: Running, method: str, path: str, body: Any = None, **headers: s
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 @pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}])
-def test_without_the_token_nothing_is_possible(served: Running, method: str, path: str, header: dict[str, str]) -> None:
+def test_without_the_token_nothing_is_possible(unchanged: Running, method: str, path: str, header: dict[str, str]) -> None:
     body = {"bundle_id": "b1", "recipe": "adi+dsfm"}
-    answer = served.client.request(method, path, headers=header, json=body if method != "GET" else None)
+    answer = unchanged.client.request(method, path, headers=header, json=body if method != "GET" else None)
     problem(answer, 401)
     assert answer.headers["www-authenticate"] == "Bearer"
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
-
 from contracts.manifest import Manifest
 from server.settings import Settings
-from tests.server.live import Running, eventually, running, workers
+from tests.server.live import Running, running
 from tests.server.worlds import DOMAINS, World
 
 
@@ -121,16 +119,3 @@ def references(node: object) -> list[str]:
 
 def test_docs_are_served(shared: Running) -> None:
     assert shared.client.get("/docs").status_code == 200
-
-
-def test_several_workers_share_one_count(home: Path, world: World, redis_url: str) -> None:
-    """The real command in its own processes: counts of all workers in whichever is scraped."""
-    with workers(home, redis_url) as url:
-
-        def counted() -> bool:
-            text = httpx.get(f"{url}/metrics").text
-            return 'mdrec_http_request_duration_seconds_count{route="/v1/recommend",status="200"} 30.0' in text
-
-        for _ in range(30):  # a connection each, so that both workers get some
-            assert httpx.post(f"{url}/v1/recommend", json={"user_id": "u", "domain": "feed"}).status_code == 200
-        eventually(counted)

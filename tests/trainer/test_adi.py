@@ -35,7 +35,7 @@ def trained(world: World, config: ADIConfig, epochs: int, seed: int = 0) -> ADI:
     model = ADI(world.schema, config)
     model.prepare(world)
     sampler = Sampler(world, batch_size=96, uniform=64, seed=seed)
-    optimizer = torch.optim.Adam(model.parameter_groups(1.5e-2))
+    optimizer = torch.optim.Adam(model.parameter_groups(2e-2), fused=True)
     for epoch in range(epochs):
         for positives, negatives in sampler.epoch(epoch):
             optimizer.zero_grad()
@@ -68,10 +68,14 @@ def distinct() -> dict[str, ADIConfig]:
     return {name: config for config, name in configs.items()}
 
 
-@pytest.mark.parametrize("config", distinct().values(), ids=distinct())
+# Without histories there is no graph: what changes the graph alone learns here by the default's numbers, bit for bit.
+LEARNING = {name: config for name, config in distinct().items() if config.graph == SMALL.graph}
+
+
+@pytest.mark.parametrize("config", LEARNING.values(), ids=LEARNING)
 def test_every_variant_learns_the_rotating_checkerboard(config: ADIConfig) -> None:
     world = World(withheld=0.0)
-    model = trained(world, config, epochs=20)
+    model = trained(world, config, epochs=15)
     assert recall(model, world) > 0.995
     assert recall(model, world, crossed=1) < 0.01
 

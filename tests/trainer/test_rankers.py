@@ -123,7 +123,7 @@ def train(model: Ranker, data: Batch, steps: int, lr: float = 0.03) -> Tensor:
     if hasattr(model, "fit_whole"):
         model.fit_whole(Entities(data), FitSettings())
         return loss
-    optimizer = torch.optim.Adam(model.parameter_groups(lr))
+    optimizer = torch.optim.Adam(model.parameter_groups(lr), fused=True)
     model.train()
     for _ in range(steps):
         model.start_epoch()

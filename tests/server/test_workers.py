@@ -1,0 +1,54 @@
+"""Several workers in processes of their own are one gateway: what one is told, all do, and any one counts for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.redis_local import LocalRedis
+from tests.server.conftest import TOKEN
+from tests.server.live import eventually, fresh, workers
+from tests.server.test_added_ads import PATH, ad
+from tests.server.test_admin import AUTH
+from tests.server.worlds import World
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Two workers, for every test here: each speaks of ads or routes of its own."""
+    home = tmp_path_factory.mktemp("workers")
+    World(with_features=True).build(home)
+    server = LocalRedis(home / "redis").start()
+    with workers(home, server.url, MDREC_OPERATOR_TOKEN=TOKEN, MDREC_ALIAS_POLL_SECONDS="0.1") as one:
+        yield one
+    server.stop()
+
+
+def ads(url: str, k: int) -> dict[str, float]:
+    """What one worker, whichever, shows in feed: bids by id, in their order."""
+    answer = fresh("POST", f"{url}/v1/recommend", json={"user_id": "u0", "domain": "feed", "k": k})
+    return {one["ad_id"]: one["bid"] for one in answer.json()["ads"]}
+
+
+def test_an_ad_paused_at_one_is_paused_at_all(url: str) -> None:
+    body = {"changes": [{"ad_id": "a0", "paused": True}]}
+    assert fresh("PATCH", f"{url}/admin/v1/domains/feed/ads", json=body, headers=AUTH).status_code == 200
+    eventually(lambda: all("a0" not in ads(url, 50) for _ in range(20)))
+
+
+def test_an_ad_added_at_one_is_served_and_priced_by_all(url: str) -> None:
+    assert fresh("POST", f"{url}/admin/v1/{PATH}", json={"ads": [ad("n", 0)]}, headers=AUTH).status_code == 200
+    price = {"changes": [{"ad_id": "n", "bid": 60.0}]}
+    for _ in range(6):  # of any worker, also one that has not looked yet
+        assert fresh("PATCH", f"{url}/admin/v1/domains/feed/ads", json=price, headers=AUTH).status_code == 200
+    eventually(lambda: all(ads(url, 1) == {"n": 60.0} for _ in range(20)))
+
+
+def test_they_share_one_count(url: str) -> None:
+    """Counts of all workers in whichever is scraped."""
+    for _ in range(30):  # a connection each, so that both workers get some
+        asked = {"user_id": "u", "domain": "mail", "ad_ids": ["a1"]}
+        assert fresh("POST", f"{url}/v1/score", json=asked).status_code == 200
+    counted = 'mdrec_http_request_duration_seconds_count{route="/v1/score",status="200"} 30.0'
+    eventually(lambda: counted in fresh("GET", f"{url}/metrics").text)
