@@ -249,7 +249,7 @@ class FeatureSchema:
 
     def _codes(self, spec: FeatureSpec, values: Sequence[Any]) -> np.ndarray[Any, Any]:
         spelled = [canonical(one) for one in values]
-        known = self.vocabularies[spec.vocabulary].find(spelled)  # type: ignore[arg-type]
+        known = self.vocabularies[spec.vocabulary].find(spelled)
         codes = np.where(known < 0, UNKNOWN, known + FIRST)
         codes[[one is None for one in spelled]] = PAD
         return codes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,23 @@ def test_round_trip(ids: list[str], others: list[str]) -> None:
     assert loaded.find(ids).dtype == np.int64
 
 
+def test_ids_of_one_checksum_are_told_apart() -> None:
+    """CRC-32 of "plumless" and "buckeroo" is the same."""
+    table = IdTable(["a", "plumless", "buckeroo"])
+    assert zlib.crc32(b"plumless") == zlib.crc32(b"buckeroo")
+    assert table.find(["buckeroo", "plumless", "a", "b"]).tolist() == [2, 1, 0, -1]
+    assert IdTable(["plumless"]).find(["buckeroo"]).tolist() == [-1]
+
+
+def test_many_ids_at_once_are_found_as_few_are() -> None:
+    table = IdTable(str(at) for at in range(3000))
+    asked = [str(at) for at in range(2990, 9000)]
+    assert table.find(asked).tolist() == [*range(2990, 3000)] + [-1] * 6000
+    assert "_row_of" in vars(table) and "_row_of" not in vars(IdTable(["a"]))
+    few = IdTable(["a", "b"])
+    assert few.find(["b", "c"]).tolist() == [1, -1] and "_row_of" not in vars(few)
+
+
 def test_rows_outside_are_errors_not_the_last_id() -> None:
     table = IdTable(["a", "b"])
     for row in (-1, 2):
@@ -71,7 +89,7 @@ def test_ids_are_unique() -> None:
         IdTable(["a", "b", "a"])
 
 
-@pytest.mark.parametrize("part", ["blob", "offsets"])
+@pytest.mark.parametrize("part", ["blob", "offsets", "sums", "rows"])
 @pytest.mark.parametrize("keep", [0, 10, 127, 128, 140, -1])
 def test_a_truncated_table_is_named(tmp_path: Path, part: str, keep: int) -> None:
     IdTable([f"user-{at}" for at in range(50)]).save(tmp_path / "ids")

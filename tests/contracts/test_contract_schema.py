@@ -184,7 +184,7 @@ def test_equal_schemas_have_equal_bytes_on_disk(tmp_path: Path) -> None:
     SCHEMA.save(tmp_path / "a")
     FeatureSchema.load(tmp_path / "a").save(tmp_path / "b")
     listed = [{path.relative_to(tmp_path / one): path.read_bytes() for path in (tmp_path / one).rglob("*.*")} for one in "ab"]
-    assert listed[0] == listed[1] and len(listed[0]) == 11
+    assert listed[0] == listed[1] and len(listed[0]) == 21
 
 
 def test_a_damaged_schema_is_named(tmp_path: Path) -> None:
