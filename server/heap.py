@@ -20,4 +20,4 @@ def keep() -> bool:
     if mallopt is None:
         return False
     wanted = ((_TRIM_THRESHOLD, _KEPT), (_TOP_PAD, _GROWTH), (_MMAP_THRESHOLD, _LARGEST_IN_HEAP))
-    return min(mallopt(option, value) for option, value in wanted) == 1
+    return all(taken == 1 for taken in [mallopt(option, value) for option, value in wanted])
