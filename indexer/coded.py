@@ -34,15 +34,16 @@ _TRAINING_ADS_PER_LIST = 64
 _ITERATIONS = 10
 _LARGEST_CODE, _LARGEST_QUERY = 127, 32767
 _MOST_DIMENSIONS = 512  # of which a product of codes and query still fits 32 bits
+_BLOCK = 32  # of dimensions
 _NO_MASK = np.zeros(0, dtype=np.uint8)
 
 
 @dataclass(frozen=True)
 class Lists:
-    """L lists over N ads, list after list. start_L: (L + 1,) where each begins; row_N: the ads' rows; codes_NE: what they differ
-    from their list's mean_LE, in units of step_E; spread_L: deviation of one dimension from that mean."""
+    """L lists over N ads, list after list. start_L: (L + 1,) where each begins; row_N: the ads' rows; codes_NW: what they differ
+    from their list's mean_LE, in units of step_E, padded to W bytes; spread_L: deviation of one dimension from that mean."""
 
-    codes_NE: np.ndarray[Any, np.dtype[np.int8]]
+    codes_NW: np.ndarray[Any, np.dtype[np.int8]]
     row_N: np.ndarray[Any, np.dtype[np.int32]]
     start_L: Rows
     mean_LE: Matrix
@@ -58,7 +59,7 @@ class CodedIndex:
         n, dimension = vectors_NE.shape
         nlist = len(lists.mean_LE)
         expected: dict[str, tuple[Any, tuple[int, ...]]] = {
-            "codes_NE": (np.int8, (n, dimension)),
+            "codes_NW": (np.int8, (n, _padded(dimension))),
             "row_N": (np.int32, (n,)),
             "start_L": (np.int64, (nlist + 1,)),
             "mean_LE": (np.float32, (nlist, dimension)),
@@ -74,10 +75,10 @@ class CodedIndex:
         self.lists, self.reach = lists, reach
         longest = float(np.sqrt(np.square(lists.mean_LE).sum(axis=1).max()))
         self._length = longest + _LARGEST_CODE * float(np.linalg.norm(lists.step_E))
-        self._scan = _kernel().scan
+        self._scan = _kernel().scan_of(lists.codes_NW.shape[1])
         # Numba knows arrays, not maps of files.
         self._vectors_NE = np.asarray(vectors_NE)
-        self._arrays = [np.asarray(one) for one in (lists.codes_NE, lists.row_N, lists.start_L)]
+        self._arrays = [np.asarray(one) for one in (lists.codes_NW, lists.row_N, lists.start_L)]
 
     @property
     def size(self) -> int:
@@ -121,10 +122,11 @@ class CodedIndex:
         bound_L = middle_L + np.float32(self.reach / 100 * length) * lists.spread_L
         stepped_E = query_E * lists.step_E
         scale = float(np.abs(stepped_E).max()) / _LARGEST_QUERY or 1.0
-        whole_E = np.rint(stepped_E / np.float32(scale)).astype(np.int16)
+        whole_W = np.zeros(lists.codes_NW.shape[1], np.int16)
+        whole_W[: self.dimension] = np.rint(stepped_E / np.float32(scale))
         limit = length * self._length or 1.0
         found: Rows = self._scan(
-            *self._arrays, middle_L, bound_L, whole_E, scale, limit, k, eligible_N, self._vectors_NE, query_E
+            *self._arrays, middle_L, bound_L, whole_W, scale, limit, k, eligible_N, self._vectors_NE, query_E
         )
         return found
 
@@ -132,14 +134,19 @@ class CodedIndex:
 def train_coded(vectors_NE: Matrix, nlist: int, seed: int) -> CodedIndex:
     """Lists by seeded k-means and their codes; it reaches nowhere yet. Equal bytes for equal input and seed. Raises BadInput for
     more dimensions than an integer product holds."""
-    n, dimension = vectors_NE.shape
+    dimension = vectors_NE.shape[1]
     if dimension > _MOST_DIMENSIONS:
         raise BadInput(f"ads have {dimension} dimensions, 8-bit lists take {_MOST_DIMENSIONS}", "use ivf_flat or ivf_sq8")
     means = faiss.Clustering(dimension, nlist)
     means.seed, means.niter, means.max_points_per_centroid = seed, _ITERATIONS, _TRAINING_ADS_PER_LIST
     nearest: Any = faiss.IndexFlatL2(dimension)
     means.train(vectors_NE, nearest)
-    list_N = nearest.search(vectors_NE, 1)[1][:, 0]
+    return CodedIndex(vectors_NE, divided(vectors_NE, nearest.search(vectors_NE, 1)[1][:, 0], nlist), 0)
+
+
+def divided(vectors_NE: Matrix, list_N: Rows, nlist: int) -> Lists:
+    """Lists of ads of which each says its list."""
+    n, dimension = vectors_NE.shape
     row_N = np.argsort(list_N, kind="stable").astype(np.int32)
     start_L = np.concatenate([[0], np.cumsum(np.bincount(list_N, minlength=nlist))]).astype(np.int64)
     mean_LE, spread_L = np.zeros((nlist, dimension), np.float32), np.zeros(nlist, np.float32)
@@ -153,10 +160,10 @@ def train_coded(vectors_NE: Matrix, nlist: int, seed: int) -> CodedIndex:
             spread_L[at] = np.sqrt(np.square(rest_ME).mean(dtype=np.float64))
             np.maximum(largest_E, np.abs(rest_ME).max(axis=0), out=largest_E)
     step_E = np.where(largest_E > 0, largest_E / np.float32(_LARGEST_CODE), np.float32(1))
-    codes_NE = np.empty((n, dimension), np.int8)
+    codes_NW = np.zeros((n, _padded(dimension)), np.int8)
     for at, span in enumerate(spans):
-        codes_NE[span] = np.rint((vectors_NE[row_N[span]] - mean_LE[at]) / step_E)
-    return CodedIndex(vectors_NE, Lists(codes_NE, row_N, start_L, mean_LE, spread_L, step_E), 0)
+        codes_NW[span, :dimension] = np.rint((vectors_NE[row_N[span]] - mean_LE[at]) / step_E)
+    return Lists(codes_NW, row_N, start_L, mean_LE, spread_L, step_E)
 
 
 def open_coded(path: Path, entry: IndexEntry, cache: Path | None) -> CodedIndex:
@@ -174,6 +181,11 @@ def open_coded(path: Path, entry: IndexEntry, cache: Path | None) -> CodedIndex:
     except BadInput as error:
         raise BundleError(f"{path.parent / LISTS} does not fit {path.name}: {error.message}", REBUILD) from None
     return index
+
+
+def _padded(dimension: int) -> int:
+    """W: products fill vectors without a rest."""
+    return -(-dimension // _BLOCK) * _BLOCK
 
 
 def _file(path: Path, name: str) -> Path:

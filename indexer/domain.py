@@ -29,7 +29,8 @@ def build_domain(
     memory: Path | None = None,
 ) -> IndexEntry:
     """Embed the ads of domain `name` and write `directory`/index.npy (lists/ beside it, where it has them) or index.faiss; the
-    entry's `file` is relative to `directory`, which is a bundle's domains/<i> with ad_tower.onnx, ads/codes.npy and ads/dense.npy in place.
+    entry's `file` is relative to `directory`, which is a bundle's domains/<i> with ad_tower.onnx, ads/codes.npy and
+    ads/dense.npy in place.
 
     queries_QE: (Q, E) float32 user embeddings of this domain, a sample of those it will be asked with; spec: by default
     the fastest for `k` ads a request (sweep.py, with what is in `memory`). Equal inputs and spec give equal bytes. Raises

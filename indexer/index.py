@@ -254,7 +254,7 @@ def from_keys(keys_BK: Rows) -> Found:
 
 
 def _keys(scores: Matrix, rows: Rows) -> Rows:
-    """Integers that order as (falling score, rising row); one sort of them takes a sixth of a lexical one. Of any shape."""
+    """Integers that order as (falling score, rising row). Of any shape."""
     rising = _flipped((scores + np.float32(0)).view(np.int32))  # -0 is 0
     keys: Rows = ((~rising).astype(np.int64) << 32) | (rows & _ROW_BITS)
     return keys

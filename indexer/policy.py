@@ -34,7 +34,7 @@ class IndexSpec:
         if self.kind == "exact":
             return n * dimension * 4
         if self.kind == "ivf_int8":  # whole vectors beside the codes
-            return n * (dimension * 5 + 4) + self.nlist * (dimension * 4 + 12)
+            return n * (dimension * 4 + -(-dimension // 32) * 32 + 4) + self.nlist * (dimension * 4 + 12)
         value_bytes = 4 if self.kind == "ivf_flat" else 1
         return n * (dimension * value_bytes + 8) + self.nlist * dimension * 4
 

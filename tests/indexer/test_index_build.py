@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,13 +15,15 @@ from domain_world import Domain, make_domain
 from contracts.errors import BadInput, BundleError, WorkFailed
 from contracts.files import save_array, sha256_file
 from indexer.build import build_index, measure_recall
+from indexer.coded import CodedIndex
 from indexer.domain import build_domain
 from indexer.index import ExactIndex, FaissCpuIndex, Matrix, open_index
 from indexer.policy import IndexSpec
 from indexer.tower import embed, open_session
 
 IVF = IndexSpec("ivf_flat", nlist=40, nprobe=1)
-SPECS = [IndexSpec("exact"), IVF, IndexSpec("ivf_sq8", nlist=40, nprobe=1)]
+CODED = IndexSpec("ivf_int8", nlist=40, reach=10)
+SPECS = [IndexSpec("exact"), IVF, IndexSpec("ivf_sq8", nlist=40, nprobe=1), CODED]
 
 
 @pytest.fixture
@@ -66,7 +70,8 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path, spec: IndexSpec) -> None:
         faiss.omp_set_num_threads(threads)
         domain = make_domain(tmp_path / at, ads=9000)
         entry = build_domain(domain.directory, "feed", domain.queries, 20, 0.5, spec, seed, workers)
-        return sha256_file(domain.directory / entry.file)
+        lists = sorted((domain.directory / "lists").glob("*"))
+        return " ".join(sha256_file(path) for path in (domain.directory / entry.file, *lists))
 
     first = digest("a", seed=1, threads=1, workers=1)
     assert digest("b", seed=1, threads=1, workers=1) == first
@@ -215,7 +220,7 @@ def test_an_index_that_is_not_its_entrys_is_refused(domain: Domain, spec: IndexS
             open_index(entry.model_copy(update=other), domain.directory)
 
 
-@pytest.mark.parametrize("spec", SPECS[1:], ids=lambda spec: spec.kind)
+@pytest.mark.parametrize("spec", SPECS[1:3], ids=lambda spec: spec.kind)
 def test_an_opened_index_equals_the_saved_one_and_saves_again(domain: Domain, spec: IndexSpec) -> None:
     index, recall = build_index(domain.embeddings, domain.queries, spec, "feed", 20, 0.8, seed=0)
     assert isinstance(index, FaissCpuIndex)
@@ -244,3 +249,60 @@ def test_an_unknown_device_is_refused(domain: Domain) -> None:
     for device in ("tpu", "gpu:99"):
         with pytest.raises(BadInput, match="cpu"):
             open_index(entry, domain.directory, device)
+
+
+# --- coded lists ----------------------------------------------------------------------------------------------------------
+
+
+def test_opened_lists_are_mapped_and_answer_as_the_built_ones(domain: Domain) -> None:
+    built, recall = build_index(domain.embeddings, domain.queries, CODED, "feed", 20, 0.8, seed=0)
+    entry = build_domain(domain.directory, "feed", domain.queries, 20, 0.8, CODED)
+    opened = open_index(entry, domain.directory)
+    assert isinstance(built, CodedIndex) and isinstance(opened, CodedIndex)
+    assert opened.reach == built.reach == entry.parameters["reach"] and entry.recall == pytest.approx(recall, abs=0.02)
+    assert all(isinstance(one, np.memmap) for one in (opened.exact.vectors_NE, opened.lists.codes_NW, opened.lists.row_N))
+    for mask in (None, np.random.default_rng(0).random(3000) < 0.5):
+        saved, again = built.search(domain.queries, 30, mask), opened.search(domain.queries, 30, mask)
+        np.testing.assert_allclose(again.scores, saved.scores, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["codes", "row", "start", "mean", "spread", "step"])
+def test_lists_that_do_not_fit_are_named(domain: Domain, name: str) -> None:
+    entry = build_domain(domain.directory, "feed", domain.queries, 20, 0.5, CODED)
+    path = domain.directory / "lists" / f"{name}.npy"
+    array = np.load(path)
+    wrong = {"row": array + 1, "start": array[::-1].copy()}.get(name, array[:-1])
+    save_array(path, wrong)
+    with pytest.raises(BundleError, match=f"lists does not fit.*{name}"):
+        open_index(entry, domain.directory)
+    path.unlink()
+    with pytest.raises(BundleError, match=f"{name}.npy is missing"):
+        open_index(entry, domain.directory)
+    with pytest.raises(BundleError, match="names no reach"):
+        open_index(entry.model_copy(update={"parameters": {}}), domain.directory)
+
+
+def test_compiled_code_is_kept_where_it_is_told_and_done_without_when_it_is_damaged(domain: Domain, tmp_path: Path) -> None:
+    """In processes of their own: a process compiles once."""
+    entry = build_domain(domain.directory, "feed", domain.queries, 20, 0.5, CODED)
+    program = (
+        "import sys, numpy; from pathlib import Path\n"
+        "from contracts.manifest import IndexEntry; from indexer.index import open_index\n"
+        "entry = IndexEntry.model_validate_json(sys.argv[1])\n"
+        "index = open_index(entry, Path(sys.argv[2]), cache=Path(sys.argv[3]))\n"
+        "print(index.search(numpy.ones((1, 16), numpy.float32), 3).rows.shape)\n"
+    )
+    cache = tmp_path / "kernels"
+
+    def opened() -> str:
+        command = [sys.executable, "-c", program, entry.model_dump_json(), str(domain.directory), str(cache)]
+        run = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+        assert run.returncode == 0, run.stderr[-2000:]
+        return run.stdout.strip()
+
+    assert opened() == "(1, 3)"
+    kept = list(cache.rglob("*.nbi"))
+    assert kept
+    for path in kept:
+        path.write_bytes(b"damaged")
+    assert opened() == "(1, 3)"
