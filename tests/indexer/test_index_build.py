@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -280,29 +278,3 @@ def test_lists_that_do_not_fit_are_named(domain: Domain, name: str) -> None:
         open_index(entry, domain.directory)
     with pytest.raises(BundleError, match="names no reach"):
         open_index(entry.model_copy(update={"parameters": {}}), domain.directory)
-
-
-def test_compiled_code_is_kept_where_it_is_told_and_done_without_when_it_is_damaged(domain: Domain, tmp_path: Path) -> None:
-    """In processes of their own: a process compiles once."""
-    entry = build_domain(domain.directory, "feed", domain.queries, 20, 0.5, CODED)
-    program = (
-        "import sys, numpy; from pathlib import Path\n"
-        "from contracts.manifest import IndexEntry; from indexer.index import open_index\n"
-        "entry = IndexEntry.model_validate_json(sys.argv[1])\n"
-        "index = open_index(entry, Path(sys.argv[2]), cache=Path(sys.argv[3]))\n"
-        "print(index.search(numpy.ones((1, 16), numpy.float32), 3).rows.shape)\n"
-    )
-    cache = tmp_path / "kernels"
-
-    def opened() -> str:
-        command = [sys.executable, "-c", program, entry.model_dump_json(), str(domain.directory), str(cache)]
-        run = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
-        assert run.returncode == 0, run.stderr[-2000:]
-        return run.stdout.strip()
-
-    assert opened() == "(1, 3)"
-    kept = list(cache.rglob("*.nbi"))
-    assert kept
-    for path in kept:
-        path.write_bytes(b"damaged")
-    assert opened() == "(1, 3)"
