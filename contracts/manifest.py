@@ -30,16 +30,17 @@ class FileEntry(_Part):
     bytes: int
 
 
-IndexKind = Literal["exact", "ivf_flat", "ivf_sq8"]
+IndexKind = Literal["exact", "ivf_flat", "ivf_sq8", "ivf_int8"]
 
 
 class SweptIndex(_Part):
     """A candidate of a domain's index that met the recall gate. recall: on a sample of user embeddings; milliseconds: a
-    single query on one thread, median."""
+    single query on one thread, median; nprobe, reach: the effort of a kind that has it, else 0."""
 
     kind: IndexKind
     nlist: int
     nprobe: int
+    reach: int = 0
     recall: float
     milliseconds: float
     bytes: int

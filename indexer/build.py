@@ -9,11 +9,13 @@ import faiss
 import numpy as np
 
 from contracts.errors import BadInput, WorkFailed
+from indexer.coded import train_coded
 from indexer.index import ExactIndex, FaissCpuIndex, Matrix, Rows, StoredIndex
 from indexer.policy import IndexSpec
 
 _FACTORY = {"ivf_flat": "IVF{nlist},Flat", "ivf_sq8": "IVF{nlist},SQ8"}
 _TRAINING_ADS_PER_LIST = 64  # 100k ads: half the k-means time of FAISS's 256 for at most .003 of recall
+FARTHEST = 1600  # hundredths of a deviation: further no ad of a list is
 _FINENESS = 8  # time goes with effort
 _ROUNDING = 1e-5  # relative: two summation orders of one float32 inner product
 _GATHERED_AT_ONCE = 1 << 22
@@ -29,9 +31,9 @@ def build_index(
     seed: int,
     trained: Any = None,
 ) -> tuple[StoredIndex, float]:
-    """The index of `spec` over (A, E) float32 vectors with about the least nprobe from spec.nprobe up that meets the gate,
+    """The index of `spec` over (A, E) float32 vectors with about the least nprobe or reach from spec's up that meets the gate,
     and its recall@recall_at on (Q, E) queries. name: the domain's; trained: what `train` made of spec, if that is there.
-    Raises BadInput without queries, WorkFailed for unusable embeddings or when no nprobe reaches the gate."""
+    Raises BadInput without queries, WorkFailed for unusable embeddings or when no effort reaches the gate."""
     if len(queries_QE) == 0:
         raise BadInput(f"domain {name!r} has no sample queries", "give user embeddings of the domain: recall is measured on them")
     for what, matrix in (("ad", vectors_AE), ("user", queries_QE)):
@@ -42,20 +44,24 @@ def build_index(
     exact = ExactIndex(vectors_AE)
     if spec.kind == "exact":
         return exact, 1.0
-    index = FaissCpuIndex(trained or train(vectors_AE, spec, seed), spec.nprobe)
+    trained = trained or train(vectors_AE, spec, seed)
+    coded = spec.kind == "ivf_int8"
     best_QK = exact.search(queries_QE, recall_at).scores
 
-    def recall_of(nprobe: int) -> float:
-        rows_QK = index.with_nprobe(nprobe).search(queries_QE, recall_at).rows
-        return measure_recall(vectors_AE, queries_QE, rows_QK, best_QK)
+    def at(effort: int) -> StoredIndex:
+        return trained.with_reach(effort) if coded else FaissCpuIndex(trained, effort)
 
-    nprobe, recall = least_effort(recall_of, spec.nprobe, spec.nlist, recall_gate)
+    def recall_of(effort: int) -> float:
+        return measure_recall(vectors_AE, queries_QE, at(effort).search(queries_QE, recall_at).rows, best_QK)
+
+    first, most = (spec.reach, FARTHEST) if coded else (spec.nprobe, spec.nlist)
+    effort, recall = least_effort(recall_of, first, most, recall_gate)
     if recall < recall_gate:
         raise WorkFailed(
             f"domain {name!r}: recall@{recall_at} is {recall:.4f} with every list visited, under its gate {recall_gate}",
             "use an index that keeps whole vectors (ivf_flat or exact), or lower the gate",
         )
-    return index.with_nprobe(nprobe), recall
+    return at(effort), recall
 
 
 def least_effort(recall_of: Callable[[int], float], first: int, most: int, gate: float) -> tuple[int, float]:
@@ -92,8 +98,10 @@ def measure_recall(vectors_AE: Matrix, queries_QE: Matrix, rows_QK: Rows, best_Q
 
 
 def train(vectors_AE: Matrix, spec: IndexSpec, seed: int, centroids_LE: Matrix | None = None) -> Any:
-    """A FAISS index over all ads, by seeded k-means unless its (nlist, E) centroids are known. Equal bytes for equal input and
-    seed, also with another number of threads, and whether the centroids were given or found."""
+    """A FAISS index over all ads, by seeded k-means unless its (nlist, E) centroids are known, or a CodedIndex. Equal bytes for
+    equal input and seed, also with another number of threads, and whether the centroids were given or found."""
+    if spec.kind == "ivf_int8":
+        return train_coded(vectors_AE, spec.nlist, seed)
     factory = _FACTORY[spec.kind].format(nlist=spec.nlist)
     index: Any = faiss.index_factory(vectors_AE.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = seed

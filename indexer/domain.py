@@ -9,6 +9,7 @@ from contracts.errors import BadInput
 from contracts.files import load_array
 from contracts.manifest import IndexEntry
 from indexer.build import build_index
+from indexer.coded import CodedIndex
 from indexer.index import FaissCpuIndex, Matrix
 from indexer.policy import IndexSpec
 from indexer.sweep import Swept, Wanted, fastest, memory_budget
@@ -27,8 +28,9 @@ def build_domain(
     k: int = 500,
     memory: Path | None = None,
 ) -> IndexEntry:
-    """Embed the ads of domain `name` and write `directory`/index.npy or index.faiss; the entry's `file` is relative to
-    `directory`, which is a bundle's domains/<i> with ad_tower.onnx, ads/codes.npy and ads/dense.npy in place.
+    """Embed the ads of domain `name` and write `directory`/index.npy (lists/ beside it, where it has them) or index.faiss; the
+    entry's `file` is relative to `directory`, which is a bundle's domains/<i> with ad_tower.onnx, ads/codes.npy and
+    ads/dense.npy in place.
 
     queries_QE: (Q, E) float32 user embeddings of this domain, a sample of those it will be asked with; spec: by default
     the fastest for `k` ads a request (sweep.py, with what is in `memory`). Equal inputs and spec give equal bytes. Raises
@@ -48,6 +50,8 @@ def build_domain(
     file, parameters = "index.npy", {}
     if isinstance(swept.index, FaissCpuIndex):
         file, parameters = "index.faiss", {"nlist": swept.index.nlist, "nprobe": int(swept.index.nprobe or 0)}
+    elif isinstance(swept.index, CodedIndex):
+        parameters = {"nlist": swept.index.nlist, "reach": swept.index.reach}
     swept.index.save(directory / file)
     return IndexEntry(
         kind=swept.spec.kind,

@@ -1,4 +1,5 @@
-"""One protocol: exact (numpy), FAISS on the CPU or a GPU (gpu.py), any of them grown (grown.py). All maximise the inner product.
+"""One protocol: exact (numpy), coded lists (coded.py), FAISS on the CPU or a GPU (gpu.py), any of them grown (grown.py). All
+maximise the inner product.
 
 Shapes: B queries, E embedding dimensions, N ads, K answers. What every index promises:
 - `search(query_BE, k, eligible_N)` -> (scores_BK float32, rows_BK int64) with K = min(k, N), best first, equal scores by row;
@@ -16,7 +17,7 @@ from __future__ import annotations
 import math
 import threading
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import faiss
 import numpy as np
@@ -25,19 +26,24 @@ from contracts.errors import BadInput, BundleError
 from contracts.files import aside, load_array, save_array
 from contracts.manifest import IndexEntry
 
+if TYPE_CHECKING:
+    from indexer.coded import CodedIndex
+
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 NO_ROW = -1
+PADDING = (0x7F800000 << 32) | 0xFFFFFFFF  # the key of (-inf, NO_ROW)
+_ROW_BITS = 0xFFFFFFFF
 _SCORES_AT_ONCE = 1 << 24  # exact search holds at most this many scores (64 MiB), however large the batch
 # Share of eligible ads up to which they alone are compared. 100k ads, 64 dimensions, k = 500, ms a query, by rows / by IVF /
 # by a masked matrix product: 5% 1.1 / 1.2 / 7.2, 2% .5 / 1.0 / 6.6, 1% .2 / .7 / 6.1.
-_NARROW = 0.05
+NARROW = 0.05
 _DEEPER = 2 / 3  # power of the share of eligible ads with which nprobe grows
 _DIRECT_MAP: Any = getattr(faiss, "DirectMap")  # noqa: B009  its type stubs do not know it
 _MAPPING = threading.Lock()  # held while a FAISS index gets or loses its map from rows to lists
-_REBUILD = "the file was cut short or altered; rebuild the bundle or roll back"
+REBUILD = "the file was cut short or altered; rebuild the bundle or roll back"
 
 
 class Found(NamedTuple):
@@ -88,7 +94,7 @@ class ExactIndex:
         scores_BK = np.full((len(query_BE), width), -np.inf, dtype=np.float32)
         rows_BK = np.full((len(query_BE), width), NO_ROW, dtype=np.int64)
         candidates = None if eligible_N is None else np.flatnonzero(eligible_N)
-        if candidates is not None and len(candidates) <= _NARROW * self.size:
+        if candidates is not None and len(candidates) <= NARROW * self.size:
             return _among(self.vectors_NE[candidates], candidates, query_BE, width)
         block = max(1, _SCORES_AT_ONCE // self.size)
         for start in range(0, len(query_BE), block):
@@ -135,7 +141,7 @@ class FaissCpuIndex:
     def search(self, query_BE: Matrix, k: int, eligible_N: Mask | None = None) -> Found:
         query_BE, width, eligible_N = checked(self, query_BE, k, eligible_N)
         available = self.size if eligible_N is None else int(np.count_nonzero(eligible_N))
-        if eligible_N is not None and available <= _NARROW * self.size:
+        if eligible_N is not None and available <= NARROW * self.size:
             rows_M = np.flatnonzero(eligible_N)
             return _among(self._vectors(rows_M), rows_M, query_BE, width)
         # When every eligible ad is wanted, every list must be visited.
@@ -175,18 +181,27 @@ class FaissCpuIndex:
         return ordered(*self.index.search(query_BE, width, params=parameters))
 
 
-def open_index(entry: IndexEntry, directory: Path, device: str = "cpu") -> Index:
+def open_index(entry: IndexEntry, directory: Path, device: str = "cpu", cache: Path | None = None) -> Index:
     """Open what `build_domain` wrote into `directory` (a bundle's domains/<i>).
 
-    device: "cpu" (memory-mapped, so that workers share its pages), "gpu" or "gpu:N". Raises BundleError naming the file when
+    device: "cpu" (memory-mapped, so that workers share its pages), "gpu" or "gpu:N", which compares whole vectors where the CPU
+    has coded lists; cache: where compiled code is kept between starts, None for nowhere. Raises BundleError naming the file when
     it is missing, cut short or not the one that `entry` describes, BadInput when there is no such device.
     """
     path = directory / entry.file
-    index = _open_exact(path) if entry.kind == "exact" else _open_faiss(path, entry, mmap=device == "cpu")
+    index: ExactIndex | FaissCpuIndex | CodedIndex
+    if entry.kind == "exact" or (entry.kind == "ivf_int8" and device != "cpu"):
+        index = open_exact(path)
+    elif entry.kind == "ivf_int8":
+        from indexer.coded import open_coded
+
+        index = open_coded(path, entry, cache)
+    else:
+        index = _open_faiss(path, entry, mmap=device == "cpu")
     if (index.size, index.dimension) != (entry.size, entry.dimension):
         found, expected = f"{index.size} x {index.dimension}", f"{entry.size} x {entry.dimension}"
-        raise BundleError(f"{path} holds {found} values, its entry says {expected}", _REBUILD)
-    if device == "cpu":
+        raise BundleError(f"{path} holds {found} values, its entry says {expected}", REBUILD)
+    if device == "cpu" or not isinstance(index, ExactIndex | FaissCpuIndex):
         return index
     from indexer.gpu import FaissGpuIndex, device_number
 
@@ -226,13 +241,32 @@ def search_parameters(nprobe: int | None, eligible_N: Mask | None = None) -> Any
 
 
 def ordered(scores_BK: Matrix, rows_BK: Rows) -> Found:
-    """FAISS's answer in this protocol's order: best first, equal scores by row, padding (-inf, -1) last. It is best first already:
-    where no two scores are equal, which is nearly always, there is nothing to do (.2 ms of a request otherwise)."""
+    """FAISS's answer in this protocol's order: best first, equal scores by row, padding (-inf, -1) last. It is best first
+    already: where no two scores are equal, which is nearly always, there is nothing to do."""
     if (scores_BK[:, 1:] < scores_BK[:, :-1]).all() and (rows_BK[:, -1] >= 0).all():
         return Found(scores_BK, rows_BK)
-    scores_BK = np.where(rows_BK < 0, np.float32(-np.inf), scores_BK)
-    order = np.lexsort((rows_BK, -scores_BK))
-    return Found(np.take_along_axis(scores_BK, order, axis=1), np.take_along_axis(rows_BK, order, axis=1))
+    keys_BK = _keys(np.where(rows_BK < 0, np.float32(-np.inf), scores_BK), rows_BK)
+    keys_BK.sort(axis=1)
+    return from_keys(keys_BK)
+
+
+def from_keys(keys_BK: Rows) -> Found:
+    """Undo what makes one sortable integer of a score and its row."""
+    rising_BK = ~(keys_BK >> 32).astype(np.int32)
+    return Found(_flipped(rising_BK).view(np.float32), keys_BK.astype(np.int32).astype(np.int64))
+
+
+def _keys(scores: Matrix, rows: Rows) -> Rows:
+    """Integers that order as (falling score, rising row). Of any shape."""
+    rising = _flipped((scores + np.float32(0)).view(np.int32))  # -0 is 0
+    keys: Rows = ((~rising).astype(np.int64) << 32) | (rows & _ROW_BITS)
+    return keys
+
+
+def _flipped(bits: np.ndarray[Any, np.dtype[np.int32]]) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """A float32's bits as an integer that orders as the number does, and back."""
+    flipped: np.ndarray[Any, np.dtype[np.int32]] = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
+    return flipped
 
 
 def _among(vectors_ME: Matrix, rows_M: Rows, query_BE: Matrix, width: int) -> Found:
@@ -254,29 +288,29 @@ def _best(scores_N: Matrix, k: int) -> Rows:
         chosen = np.concatenate([above, np.flatnonzero(scores_N == last)[: k - len(above)]])
     else:
         chosen = np.arange(len(scores_N))
-    best: Rows = chosen[np.lexsort((chosen, -scores_N[chosen]))]
+    best: Rows = np.sort(_keys(scores_N[chosen], chosen)) & _ROW_BITS
     return best
 
 
-def _open_exact(path: Path) -> ExactIndex:
+def open_exact(path: Path) -> ExactIndex:
     vectors_NE = load_array(path)
     try:
         return ExactIndex(vectors_NE)
     except BadInput as error:
-        raise BundleError(f"{path}: {error.message}", _REBUILD) from None
+        raise BundleError(f"{path}: {error.message}", REBUILD) from None
 
 
 def _open_faiss(path: Path, entry: IndexEntry, mmap: bool) -> FaissCpuIndex:
     if not path.is_file():
-        raise BundleError(f"{path} is missing", _REBUILD)
+        raise BundleError(f"{path} is missing", REBUILD)
     if "nprobe" not in entry.parameters:
-        raise BundleError(f"{path}: its entry of kind {entry.kind!r} names no nprobe", _REBUILD)
+        raise BundleError(f"{path}: its entry of kind {entry.kind!r} names no nprobe", REBUILD)
     try:
         index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY if mmap else 0)
         opened = FaissCpuIndex(index, entry.parameters["nprobe"])
     except (RuntimeError, MemoryError, BadInput) as error:  # FAISS reports every unreadable file as a RuntimeError
         reason = str(error).rsplit("Error: ", 1)[-1].splitlines()[0]
-        raise BundleError(f"{path} is not a readable FAISS index: {reason}", _REBUILD) from None
+        raise BundleError(f"{path} is not a readable FAISS index: {reason}", REBUILD) from None
     if mmap:  # mapped lists start 32 read-ahead threads for every search: 336 us a search with them, 42 us without
         lists: Any = faiss.downcast_InvertedLists(index.invlists)
         lists.prefetch_nthread = 0

@@ -24,6 +24,7 @@ from contracts.errors import BundleError, WorkFailed
 from contracts.files import read_json, write_json
 from contracts.manifest import SweptIndex
 from indexer.build import build_index, train
+from indexer.coded import CodedIndex
 from indexer.index import FaissCpuIndex, Index, Matrix, StoredIndex
 from indexer.policy import IndexSpec, candidates
 
@@ -77,7 +78,7 @@ def fastest(vectors_AE: Matrix, queries_QE: Matrix, wanted: Wanted, memory: Path
         points = _measured(vectors_AE, queries_QE[:_QUERIES], specs, wanted, trained)
         if note is not None:
             write_json(note, [point.model_dump() for point in points])
-    (chosen,) = (IndexSpec(one.kind, one.nlist, one.nprobe) for one in points if one.chosen)
+    (chosen,) = (IndexSpec(one.kind, one.nlist, one.nprobe, one.reach) for one in points if one.chosen)
     known = next((index for spec, index in trained.items() if (spec.kind, spec.nlist) == (chosen.kind, chosen.nlist)), None)
     return Swept(chosen, *_build(vectors_AE, queries_QE, chosen, wanted, known), points)
 
@@ -101,7 +102,8 @@ def _measured(
         try:
             if spec.kind != "exact":
                 trained[spec] = train(vectors_AE, spec, wanted.seed, centroids.get(spec.nlist))
-                centroids[spec.nlist] = trained[spec].quantizer.reconstruct_n(0, spec.nlist)
+                if spec.kind != "ivf_int8":
+                    centroids[spec.nlist] = trained[spec].quantizer.reconstruct_n(0, spec.nlist)
             found.append((spec, *_build(vectors_AE, queries_QE, spec, wanted, trained.get(spec))))
         except WorkFailed as error:  # quantised vectors may never reach a high gate: another candidate will
             failure = error
@@ -116,6 +118,7 @@ def _measured(
             kind=spec.kind,
             nlist=spec.nlist,
             nprobe=index.nprobe or 0 if isinstance(index, FaissCpuIndex) else 0,
+            reach=index.reach if isinstance(index, CodedIndex) else 0,
             recall=recall,
             milliseconds=milliseconds[at],
             bytes=spec.bytes(*vectors_AE.shape),

@@ -6,7 +6,7 @@ Ads lie in clusters of unequal size and length, users between them, 64 dimension
 top 500: our index by the indexer's sweep, the others by the least effort that does (to an eighth). Then single queries, in rounds
 that alternate between all, so that a slow spell of the machine hits all alike: only the ratios carry over to another machine.
 A library that is not installed is named and left out: `pip install hnswlib usearch scann`, best in an environment of its own
-with faiss-cpu, pydantic and threadpoolctl beside them.
+with faiss-cpu, numba, pydantic and threadpoolctl beside them.
 """
 
 from __future__ import annotations
@@ -65,8 +65,9 @@ def world(n: int, seed: int = 0) -> tuple[Matrix, Matrix]:
 def ours(ads_NE: Matrix, users_QE: Matrix, k: int) -> tuple[Entry, Index]:
     started = time.perf_counter()
     swept = fastest(ads_NE, users_QE, Wanted("loadtest", k, k, GATE, memory_budget()))
-    spec = swept.spec
-    name = f"mdrec ({spec.kind}{f', {spec.nlist} lists, {spec.nprobe} visited' if spec.nlist else ''})"
+    (at,) = (one for one in swept.points if one.chosen) if swept.points else (swept.spec,)
+    effort = f"reach {at.reach}" if at.reach else f"{at.nprobe} visited"
+    name = f"mdrec ({at.kind}{f', {at.nlist} lists, {effort}' if at.nlist else ''})"
     seconds = time.perf_counter() - started
     return Entry(name, lambda query_1E: swept.index.search(query_1E, k).rows, swept.recall, seconds), swept.index
 

@@ -76,7 +76,7 @@ class Bundle:
         self.manifest = Manifest.load(directory)
         self.manifest.verify(directory)
         try:
-            self._open(directory, device)
+            self._open(directory, device, cache)
         except BundleError:
             raise
         except MdrecError as error:
@@ -93,7 +93,7 @@ class Bundle:
         for domain in self.domains.values():
             domain.ad_tower.rest()
 
-    def _open(self, directory: Path, device: str) -> None:
+    def _open(self, directory: Path, device: str, cache: Path | None) -> None:
         manifest = self.manifest
         self.schema = FeatureSchema.load(directory / "schema")
         self.contexts: dict[bytes, Encoded] = {}  # what features.encode_context has encoded before
@@ -102,7 +102,7 @@ class Bundle:
             found = list(self.schema.domains)
             raise BundleError(f"{directory}: manifest has domains {names}, schema {found}", "rebuild the bundle")
         self.graphs: dict[str, Graph] = {}
-        self.domains = {entry.name: self._domain(number, entry, device) for number, entry in enumerate(manifest.domains)}
+        self.domains = {entry.name: self._domain(number, entry, device, cache) for number, entry in enumerate(manifest.domains)}
         self.user_domain_encoder: Graph | None = None
         self.domain_vectors: F32 | None = None
         if manifest.ranker is not None:
@@ -139,12 +139,12 @@ class Bundle:
     def providers(self) -> list[str]:
         return sorted({provider for graph in self.graphs.values() for provider in graph.providers[:1]})
 
-    def _domain(self, number: int, entry: DomainEntry, device: str) -> DomainModel:
+    def _domain(self, number: int, entry: DomainEntry, device: str, cache: Path | None) -> DomainModel:
         retriever = self.manifest.retriever
         home = self.directory / entry.directory
         user_tower = self._graph(f"{entry.directory}/user_tower", retriever.user_inputs, "embedding", device)
         ad_tower = self._graph(f"{entry.directory}/ad_tower", retriever.ad_inputs, "embedding", device)
-        index = open_index(entry.index, home, "gpu" if device == "cuda" else device)
+        index = open_index(entry.index, home, "gpu" if device == "cuda" else device, cache)
         ads = self._ads(home / "ads", entry)
         if index.size != entry.ads or index.dimension != retriever.dimension:
             found, expected = f"{index.size} x {index.dimension}", f"{entry.ads} x {retriever.dimension}"

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "trainer": {"contracts"},
     "indexer": {"contracts"},
     "abtest": {"contracts"},
-    "server": {"contracts", "indexer.index", "indexer.grown", "abtest"},
+    "server": {"contracts", "indexer.index", "indexer.grown", "indexer.compiler", "abtest"},
     "deploy": {"contracts", "trainer", "indexer", "abtest", "server"},
     "loadtests": {"contracts", "trainer", "indexer", "abtest", "server", "deploy"},
 }

@@ -19,8 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from contracts.schema import BlockName, FeatureSchema
+from indexer import compiler
 from server import golden
-from server.fused import compiler
 from server.fused.weights import NotFused, Weights
 from server.inference import F32, Feeds, Graph
 

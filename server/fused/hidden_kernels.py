@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.polynomial import chebyshev
 
-from server.fused.compiler import compiled
+from indexer.compiler import compiled
 from server.fused.kernels import LOG2_E, _exp2
 
 f32 = np.float32

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from server.fused.compiler import compiled
+from indexer.compiler import compiled
 
 f32 = np.float32
 

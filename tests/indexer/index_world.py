@@ -11,7 +11,8 @@ from unittest.mock import patch
 import faiss
 import numpy as np
 
-from indexer.build import build_index
+from indexer.build import FARTHEST, build_index
+from indexer.coded import CodedIndex
 from indexer.gpu import FaissGpuIndex, gpu_count
 from indexer.grown import GrownIndex
 from indexer.index import FaissCpuIndex, Index, Matrix
@@ -36,6 +37,21 @@ def ivf(vectors: Matrix, nlist: int = 0, nprobe: int = 0) -> FaissCpuIndex:
     spec = IndexSpec("ivf_flat", nlist, nprobe or nlist)
     index, _ = build_index(vectors, vectors[:1], spec, "test", 1, 0.0, seed=0)
     assert isinstance(index, FaissCpuIndex)
+    return index
+
+
+def coded(vectors: Matrix, nlist: int = 0, reach: int = FARTHEST) -> CodedIndex:
+    """By default it reaches every ad."""
+    index, _ = build_index(
+        vectors,
+        vectors[:1],
+        IndexSpec("ivf_int8", nlist or max(1, min(8, len(vectors) // 8)), reach=reach),
+        "test",
+        1,
+        0.0,
+        seed=0,
+    )
+    assert isinstance(index, CodedIndex)
     return index
 
 
@@ -86,6 +102,7 @@ MAKERS: dict[str, MakeIndex] = {
     "exact": exact,
     "flat": flat,
     "ivf_flat": ivf,
+    "ivf_int8": coded,
     "gpu_flat": lambda vectors: gpu(flat(vectors)),
     "gpu_ivf": lambda vectors: gpu(ivf(vectors)),
     "grown_exact": grown(exact),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from index_world import MAKERS, MakeIndex, gpu, ivf
+from index_world import MAKERS, MakeIndex, coded, gpu, ivf
 
 from contracts.errors import BadInput
 from contracts.manifest import IndexKind
@@ -181,7 +181,7 @@ def clustered() -> tuple[Matrix, Matrix]:
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-@pytest.mark.parametrize("kind", ["exact", "ivf_flat", "ivf_sq8"])
+@pytest.mark.parametrize("kind", ["exact", "ivf_flat", "ivf_sq8", "ivf_int8"])
 def test_whatever_is_eligible_there_are_as_many_as_can_be(kind: IndexKind, data: st.DataObject, clustered) -> None:
     """Few lists visited, any share eligible: min(k, eligible) ads, all of them eligible, best first; the best there are where
     the search is exact, which it is for a few eligible ads of any index that keeps whole vectors."""
@@ -198,7 +198,7 @@ def test_whatever_is_eligible_there_are_as_many_as_can_be(kind: IndexKind, data:
         rows, scores = found.rows[at], found.scores[at]
         assert len(set(rows[:count].tolist())) == count and eligible[rows[:count]].all()
         assert (rows[count:] == -1).all() and (np.diff(scores[:count]) <= 0).all()
-        if kind == "exact" or (kind == "ivf_flat" and (share <= 0.01 or count < k)):
+        if kind == "exact" or (kind in ("ivf_flat", "ivf_int8") and (share <= 0.01 or count < k)):
             best = sorted(ads[eligible] @ queries[at], reverse=True)[:count]
             np.testing.assert_allclose(scores[:count], best, rtol=1e-4, atol=1e-5)
 
@@ -206,18 +206,19 @@ def test_whatever_is_eligible_there_are_as_many_as_can_be(kind: IndexKind, data:
 @functools.cache
 def _approximate(kind: IndexKind, ads: bytes) -> Index:
     vectors = np.frombuffer(ads, np.float32).reshape(-1, 16)
-    return build_index(vectors, vectors[:1], IndexSpec(kind, 64, 4), "test", 1, 0.0, seed=0)[0]
+    return build_index(vectors, vectors[:1], IndexSpec(kind, 64, 4, reach=100), "test", 1, 0.0, seed=0)[0]
 
 
 def approximate(kind: IndexKind, clustered: tuple[Matrix, Matrix]) -> Index:
-    """Four of 64 lists visited."""
+    """Four of 64 lists visited, or those whose ads reach the best with one deviation."""
     return _approximate(kind, clustered[0].tobytes())
 
 
+@pytest.mark.parametrize("kind", ["ivf_flat", "ivf_int8"])
 @pytest.mark.parametrize("share", [0.5, 0.2, 0.08, 0.02])
-def test_fewer_eligible_ads_are_found_no_worse(clustered: tuple[Matrix, Matrix], share: float) -> None:
+def test_fewer_eligible_ads_are_found_no_worse(clustered: tuple[Matrix, Matrix], kind: IndexKind, share: float) -> None:
     ads, queries = clustered
-    index, exact = approximate("ivf_flat", clustered), ExactIndex(ads)
+    index, exact = approximate(kind, clustered), ExactIndex(ads)
     eligible = np.random.default_rng(12).random(len(ads)) < share
 
     def recall(mask: np.ndarray | None) -> float:
@@ -226,6 +227,39 @@ def test_fewer_eligible_ads_are_found_no_worse(clustered: tuple[Matrix, Matrix],
 
     assert recall(None) < 0.9, "the world is hard enough to tell"
     assert recall(eligible) >= recall(None)
+
+
+def test_coded_lists_reach_as_far_as_they_are_told_and_two_reaches_may_search_at_once(clustered: tuple[Matrix, Matrix]) -> None:
+    ads, queries = clustered
+    index, best = coded(ads, nlist=64), ExactIndex(ads).search(queries, 50).rows
+    indices = [index.with_reach(reach) for reach in (-100, 100, 1600)]
+    with ThreadPoolExecutor(4) as pool:
+        crowd = list(pool.map(lambda at: indices[at % 3].search(queries, 50).rows.tolist(), range(12)))
+    assert crowd == [indices[at % 3].search(queries, 50).rows.tolist() for at in range(12)]
+    found = [np.mean([len({*a} & {*b}) / 50 for a, b in zip(rows, best, strict=True)]) for rows in crowd[:3]]
+    assert found[0] < 0.9 * found[1] and found[1] < found[2] and found[2] > 0.998
+
+
+def test_scores_of_coded_lists_are_those_of_whole_vectors(clustered: tuple[Matrix, Matrix]) -> None:
+    ads, queries = clustered
+    found = approximate("ivf_int8", clustered).search(queries, 50)
+    expected = np.einsum("bke,be->bk", ads[found.rows].astype(np.float64), queries)
+    np.testing.assert_allclose(found.scores, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_query_of_zeros_and_ads_of_zeros_have_an_answer() -> None:
+    nothing = np.zeros((40, 3), np.float32)
+    for vectors in (nothing, np.eye(3, dtype=np.float32).repeat(20, axis=0)):
+        found = coded(vectors, nlist=2).search(nothing[:1], 30)
+        assert found.rows.tolist() == [[*range(30)]] and (found.scores == 0).all()
+
+
+def test_lists_take_the_dimensions_that_their_sums_hold() -> None:
+    """Codes and query at their largest everywhere."""
+    wide = np.ones((4, 512), np.float32) * np.array([[1.0], [3.0], [-1.0], [-3.0]], np.float32)
+    assert coded(wide, nlist=1).search(wide[:1], 2).rows.tolist() == [[1, 0]]
+    with pytest.raises(BadInput, match=r"513 dimensions.*512"):
+        coded(np.ones((4, 513), np.float32), nlist=1)
 
 
 def test_comparing_rows_leaves_no_trace_in_the_file(tmp_path: Path, clustered: tuple[Matrix, Matrix]) -> None:

@@ -13,13 +13,15 @@ from domain_world import Domain, make_domain
 from contracts.errors import BadInput, BundleError, WorkFailed
 from contracts.files import save_array, sha256_file
 from indexer.build import build_index, measure_recall
+from indexer.coded import CodedIndex
 from indexer.domain import build_domain
 from indexer.index import ExactIndex, FaissCpuIndex, Matrix, open_index
 from indexer.policy import IndexSpec
 from indexer.tower import embed, open_session
 
 IVF = IndexSpec("ivf_flat", nlist=40, nprobe=1)
-SPECS = [IndexSpec("exact"), IVF, IndexSpec("ivf_sq8", nlist=40, nprobe=1)]
+CODED = IndexSpec("ivf_int8", nlist=40, reach=10)
+SPECS = [IndexSpec("exact"), IVF, IndexSpec("ivf_sq8", nlist=40, nprobe=1), CODED]
 
 
 @pytest.fixture
@@ -66,7 +68,8 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path, spec: IndexSpec) -> None:
         faiss.omp_set_num_threads(threads)
         domain = make_domain(tmp_path / at, ads=9000)
         entry = build_domain(domain.directory, "feed", domain.queries, 20, 0.5, spec, seed, workers)
-        return sha256_file(domain.directory / entry.file)
+        lists = sorted((domain.directory / "lists").glob("*"))
+        return " ".join(sha256_file(path) for path in (domain.directory / entry.file, *lists))
 
     first = digest("a", seed=1, threads=1, workers=1)
     assert digest("b", seed=1, threads=1, workers=1) == first
@@ -215,7 +218,7 @@ def test_an_index_that_is_not_its_entrys_is_refused(domain: Domain, spec: IndexS
             open_index(entry.model_copy(update=other), domain.directory)
 
 
-@pytest.mark.parametrize("spec", SPECS[1:], ids=lambda spec: spec.kind)
+@pytest.mark.parametrize("spec", SPECS[1:3], ids=lambda spec: spec.kind)
 def test_an_opened_index_equals_the_saved_one_and_saves_again(domain: Domain, spec: IndexSpec) -> None:
     index, recall = build_index(domain.embeddings, domain.queries, spec, "feed", 20, 0.8, seed=0)
     assert isinstance(index, FaissCpuIndex)
@@ -244,3 +247,34 @@ def test_an_unknown_device_is_refused(domain: Domain) -> None:
     for device in ("tpu", "gpu:99"):
         with pytest.raises(BadInput, match="cpu"):
             open_index(entry, domain.directory, device)
+
+
+# --- coded lists ----------------------------------------------------------------------------------------------------------
+
+
+def test_opened_lists_are_mapped_and_answer_as_the_built_ones(domain: Domain) -> None:
+    built, recall = build_index(domain.embeddings, domain.queries, CODED, "feed", 20, 0.8, seed=0)
+    entry = build_domain(domain.directory, "feed", domain.queries, 20, 0.8, CODED)
+    opened = open_index(entry, domain.directory)
+    assert isinstance(built, CodedIndex) and isinstance(opened, CodedIndex)
+    assert opened.reach == built.reach == entry.parameters["reach"] and entry.recall == pytest.approx(recall, abs=0.02)
+    assert all(isinstance(one, np.memmap) for one in (opened.exact.vectors_NE, opened.lists.codes_NW, opened.lists.row_N))
+    for mask in (None, np.random.default_rng(0).random(3000) < 0.5):
+        saved, again = built.search(domain.queries, 30, mask), opened.search(domain.queries, 30, mask)
+        np.testing.assert_allclose(again.scores, saved.scores, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["codes", "row", "start", "mean", "spread", "step"])
+def test_lists_that_do_not_fit_are_named(domain: Domain, name: str) -> None:
+    entry = build_domain(domain.directory, "feed", domain.queries, 20, 0.5, CODED)
+    path = domain.directory / "lists" / f"{name}.npy"
+    array = np.load(path)
+    wrong = {"row": array + 1, "start": array[::-1].copy()}.get(name, array[:-1])
+    save_array(path, wrong)
+    with pytest.raises(BundleError, match="lists does not fit"):
+        open_index(entry, domain.directory)
+    path.unlink()
+    with pytest.raises(BundleError, match=f"{name}.npy is missing"):
+        open_index(entry, domain.directory)
+    with pytest.raises(BundleError, match="names no reach"):
+        open_index(entry.model_copy(update={"parameters": {}}), domain.directory)

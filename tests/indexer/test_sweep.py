@@ -13,6 +13,7 @@ from contracts.errors import WorkFailed
 from contracts.manifest import IndexEntry
 from indexer import sweep
 from indexer.build import build_index, train
+from indexer.coded import CodedIndex
 from indexer.domain import build_domain
 from indexer.index import FaissCpuIndex, Index, Matrix, open_index
 from indexer.policy import EXACT, EXACT_BELOW, IndexSpec, candidates
@@ -35,7 +36,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, milliseconds: dict[int, float]) -> li
 
     def clock(indices: list[Index], queries_QE: Matrix, k: int) -> list[float]:
         sweeps.append(len(indices))
-        return [milliseconds[one.nlist if isinstance(one, FaissCpuIndex) else 0] for one in indices]
+        return [milliseconds[one.nlist if isinstance(one, FaissCpuIndex | CodedIndex) else 0] for one in indices]
 
     monkeypatch.setattr(sweep, "_timed", clock)
     return sweeps
@@ -52,8 +53,9 @@ def test_where_exact_search_is_sure_to_win_nothing_else_is_tried(ads: int, k: in
 @pytest.mark.parametrize(("ads", "k"), [(20_000, 500), (30_000, 3_000), (1_000_000, 500)])
 def test_candidates_differ_in_lists_and_in_bytes_a_value(ads: int, k: int) -> None:
     found = candidates(ads, 64, k, PLENTY)
-    assert len({(one.kind, one.nlist) for one in found}) == len(found) == 5
-    for spec in found[1:]:
+    assert len({(one.kind, one.nlist) for one in found}) == len(found) == 7
+    assert [one.kind for one in found[:3]] == ["exact", "ivf_int8", "ivf_int8"] and all(one.reach > 0 for one in found[1:3])
+    for spec in found[3:]:
         assert 1 <= spec.nprobe <= spec.nlist and spec.nprobe * ads / spec.nlist >= k, "the lists first tried can hold the answer"
 
 
@@ -64,10 +66,15 @@ def test_what_does_not_fit_the_memory_is_left_out() -> None:
     assert (smallest.kind, smallest.nlist) == ("ivf_sq8", 1000)
 
 
-@pytest.mark.parametrize("spec", [EXACT, IndexSpec("ivf_flat", 40, 1), IndexSpec("ivf_sq8", 40, 1)], ids=lambda one: one.kind)
+@pytest.mark.parametrize(
+    "spec",
+    [EXACT, IndexSpec("ivf_flat", 40, 1), IndexSpec("ivf_sq8", 40, 1), IndexSpec("ivf_int8", 40, reach=10)],
+    ids=lambda one: one.kind,
+)
 def test_bytes_are_about_those_of_the_file(domain: Domain, spec: IndexSpec) -> None:
     entry = build_domain(domain.directory, "feed", domain.queries, 20, 0.5, spec)
-    assert (domain.directory / entry.file).stat().st_size == pytest.approx(spec.bytes(3000, 16), rel=0.05)
+    files = [domain.directory / entry.file, *(domain.directory / "lists").glob("*")]
+    assert sum(path.stat().st_size for path in files) == pytest.approx(spec.bytes(3000, 16), rel=0.05)
 
 
 def test_known_centroids_give_the_same_index(domain: Domain) -> None:
@@ -116,7 +123,7 @@ def test_the_measured_choice_is_served_and_stands_in_the_entry(domain: Domain) -
     """With the real clock: whichever wins, it opens, and it is the point marked as chosen."""
     entry = build_domain(domain.directory, "feed", domain.queries, 20, 0.9, k=20)
     (chosen,) = (point for point in entry.swept if point.chosen)
-    assert len(entry.swept) == 5 and chosen.kind == entry.kind and chosen.nlist == entry.parameters.get("nlist", 0)
+    assert len(entry.swept) == 7 and chosen.kind == entry.kind and chosen.nlist == entry.parameters.get("nlist", 0)
     assert all(point.milliseconds > 0 and point.bytes > 0 for point in entry.swept)
     assert open_index(entry, domain.directory).search(domain.queries[:1], 20).rows.shape == (1, 20)
     assert IndexEntry(**entry.model_dump(mode="json")) == entry
@@ -140,7 +147,7 @@ def test_equal_domains_are_measured_once(domain: Domain, tmp_path: Path, monkeyp
         return fastest(domain.embeddings[:ads], domain.queries, wanted, tmp_path / "sweeps")
 
     first = again()
-    assert sweeps == [5] and again().points == first.points == again(ads=2900).points and sweeps == [5]
+    assert sweeps == [7] and again().points == first.points == again(ads=2900).points and sweeps == [7]
     for other in (replace(WANTED, name="mail"), replace(WANTED, k=30), replace(WANTED, recall_gate=0.8)):
         before = len(sweeps)
         again(other)
@@ -167,4 +174,4 @@ def test_a_damaged_note_is_measured_anew(domain: Domain, tmp_path: Path, monkeyp
     first = fastest(domain.embeddings, domain.queries, WANTED, tmp_path)
     (note,) = tmp_path.glob("*.json")
     note.write_text(damage)
-    assert fastest(domain.embeddings, domain.queries, WANTED, tmp_path).points == first.points and sweeps == [5, 5]
+    assert fastest(domain.embeddings, domain.queries, WANTED, tmp_path).points == first.points and sweeps == [7, 7]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import logit
 
 from contracts.errors import BadInput
-from server.fused import compiler
+from indexer import compiler
 from server.fused.chain import TOLERANCE, fused
 from trainer.layers import Ranker
 

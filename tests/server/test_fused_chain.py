@@ -13,7 +13,8 @@ import pytest
 
 from contracts.architecture import KEY, Architecture
 from contracts.errors import BundleError
-from server.fused import chain, compiler, onnx_file
+from indexer import compiler
+from server.fused import chain, onnx_file
 from server.fused.chain import choose
 from server.inference import Graph
 

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from contracts.architecture import Architecture
-from server.fused import compiler
+from indexer import compiler
 from server.fused.chain import TOLERANCE, fused
 from server.fused.weights import Weights
 

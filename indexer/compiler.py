@@ -1,7 +1,8 @@
 """How kernels are compiled: Numba, ahead of the first request, its machine code kept under the home between starts.
 
-`configure` is called before kernels.py is imported. A cache directory that cannot be written is told and done without, and so
-is one that somebody else may write: what stands there is run, and Numba reads it with pickle.
+`configure`, or at least `use_wide_vectors`, is called before a module of kernels is imported. A cache directory that cannot be
+written is told and done without, and so is one that somebody else may write: what stands there is run, and Numba reads it with
+pickle.
 """
 
 from __future__ import annotations
@@ -25,9 +26,7 @@ _FAST = {"contract", "reassoc", "nsz", "arcp"}
 
 def configure(directory: Path | None) -> None:
     """Keep machine code under `directory`. Does nothing once kernels are loaded. Raises ImportError without Numba."""
-    wide = _wide_vectors()
-    if wide is not None and "NUMBA_CPU_FEATURES" not in os.environ:
-        os.environ["NUMBA_CPU_FEATURES"] = wide
+    use_wide_vectors()
     from numba import config
     from threadpoolctl import threadpool_limits
 
@@ -48,6 +47,13 @@ def configure(directory: Path | None) -> None:
     _kept[:] = [directory]
 
 
+def use_wide_vectors() -> None:
+    """Where the processor has them. Read when Numba is imported. Raises ImportError without Numba."""
+    wide = _wide_vectors()
+    if wide is not None and "NUMBA_CPU_FEATURES" not in os.environ:
+        os.environ["NUMBA_CPU_FEATURES"] = wide
+
+
 def without_cache(why: Exception) -> None:
     """Throw away what is kept, which could not be used, and keep nothing more. Raises `why` when nothing was kept."""
     if not _kept:
@@ -56,15 +62,15 @@ def without_cache(why: Exception) -> None:
     shutil.rmtree(_kept.pop(), ignore_errors=True)
 
 
-def compiled(signature: str | None, inline: str = "never") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Numba's njit with division as in NumPy (no branch on zero) and sums in any order. signature None: compiled where it is
-    used, as a part of others."""
+def compiled(signature: Any, inline: str = "never", alone: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Numba's njit with division as in NumPy (no branch on zero) and sums in any order. signature: a text or a Numba type; None:
+    compiled where it is used, as a part of others. alone: no other Python thread runs meanwhile."""
     from numba import njit
 
     jit: Any = njit
     common: dict[str, Any] = {"error_model": "numpy", "fastmath": _FAST}
     found: Callable[[Callable[..., Any]], Callable[..., Any]]
-    found = jit(inline=inline, **common) if signature is None else jit(signature, cache=bool(_kept), **common)
+    found = jit(inline=inline, **common) if signature is None else jit(signature, cache=bool(_kept), nogil=not alone, **common)
     return found
 
 
