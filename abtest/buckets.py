@@ -7,7 +7,7 @@ only moves the right ends, so that a unit that has met an arm keeps it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from urllib.parse import parse_qs, urlsplit
@@ -20,9 +20,11 @@ _MASK = 0xFFFFFFFF
 
 
 def fnv1a(text: str, state: int = _OFFSET) -> int:
-    """32-bit FNV-1a over code points (for ASCII the same as over bytes); `state` continues an earlier hash."""
-    for point in map(ord, text):
-        state = ((state ^ point) * _PRIME) & _MASK
+    """32-bit FNV-1a over UTF-16 code units, which is what a browser counts in (for ASCII the same as over bytes);
+    `state` continues an earlier hash."""
+    units: Iterable[int] = text.encode() if text.isascii() else memoryview(text.encode("utf-16-le", "surrogatepass")).cast("H")
+    for unit in units:
+        state = ((state ^ unit) * _PRIME) & _MASK
     return state
 
 
