@@ -116,7 +116,7 @@ def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Json, Json], bool
             return compare(actual, expected)
         try:
             return compare(_number(actual), _number(expected))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return False
 
     return test

@@ -198,7 +198,7 @@ class Definitions(BaseModel):
 
     def body(self) -> bytes:
         """JSON; fields that nobody wrote are left out, so that a rule without `force` stays one."""
-        return self.model_dump_json(exclude_unset=True).encode()
+        return self.model_dump_json(exclude_unset=True, exclude={"active"} if self.active else None).encode()
 
 
 def parse(body: bytes | str) -> Definitions:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from server import admin, catalogue, errors, openapi, outcomes, recommend
 from server.ads import AdsToday
@@ -26,8 +27,10 @@ from server.gateway import Gateway
 from server.metrics import MULTIPROCESS, Metrics
 from server.permits import Permits
 from server.pipeline import Pipeline
+from server.protocols import ofrep
 from server.redis_door import RowReader, connect
 from server.settings import Settings
+from server.sticky import Sticky
 from server.swap import Registry
 
 # While a bundle loads in its thread, the loop waits up to this long for the interpreter lock after each call that let go
@@ -58,6 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
             metrics,
         ),
         experiments=Experiments(redis, metrics),
+        sticky=Sticky(rows, redis, settings.sticky_seconds),
         ads=ads,
         exposures=ExposureLog(redis, metrics, settings.exposure_queue),
         feedback=FeedbackLog(redis, metrics, settings.event_mark_seconds),
@@ -94,7 +98,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.gateway = gateway
-    for part in (recommend, outcomes, catalogue, admin):
+    for part in (recommend, outcomes, catalogue, admin, ofrep):
         app.include_router(part.router(gateway))
     errors.install(app)
     openapi.install(app)
@@ -110,10 +114,8 @@ def worker() -> FastAPI:
 
 def serve(settings: Settings) -> None:
     """Start the workers and stay until they stop."""
-    for name, value in settings.model_dump(exclude_none=True, exclude={"operator_token"}).items():
-        os.environ[f"MDREC_{name.upper()}"] = str(value)
-    if settings.operator_token is not None:
-        os.environ["MDREC_OPERATOR_TOKEN"] = settings.operator_token.get_secret_value()
+    for name, value in settings.model_dump(exclude_none=True).items():
+        os.environ[f"MDREC_{name.upper()}"] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
     if settings.workers > 1:
         os.environ[MULTIPROCESS] = str(_empty(settings.home / "metrics"))
     uvicorn.run(

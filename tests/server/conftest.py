@@ -36,7 +36,7 @@ def shared(checkerboard: World, tmp_path_factory: pytest.TempPathFactory) -> Ite
     home = tmp_path_factory.mktemp("shared")
     checkerboard.build(home)
     server = LocalRedis(home / "redis").start()
-    with running(Settings(home=home, redis_url=server.url, redis_timeout_ms=2000)) as one:
+    with running(Settings(home=home, redis_url=server.url, redis_timeout_ms=2000, operator_token=SecretStr(TOKEN))) as one:
         yield one
     server.stop()
 
