@@ -51,11 +51,16 @@ def equal_weights(arms: int) -> list[float]:
 
 def bucket_ranges(arms: int, coverage: float = 1.0, weights: Sequence[float] | None = None) -> list[Range]:
     """One range an arm. Coverage is clipped to [0, 1]; weights of a wrong length or sum become equal ones."""
+    return list(_ranges(arms, coverage, None if weights is None else tuple(weights)))
+
+
+@lru_cache(maxsize=1024)
+def _ranges(arms: int, coverage: float, weights: tuple[float, ...] | None) -> tuple[Range, ...]:
     coverage = min(max(coverage, 0.0), 1.0)
     if weights is None or len(weights) != arms or not 0.99 <= sum(weights) <= 1.01:
-        weights = equal_weights(arms)
+        weights = tuple(equal_weights(arms))
     starts = accumulate(weights, initial=0.0)
-    return [(start, start + coverage * weight) for start, weight in zip(starts, weights, strict=False)]
+    return tuple((start, start + coverage * weight) for start, weight in zip(starts, weights, strict=False))
 
 
 def choose_variation(position: float, ranges: Sequence[Range]) -> int:

@@ -81,12 +81,12 @@ def evaluate(scope: Scope, name: str, above: tuple[str, ...] = ()) -> FeatureRes
     for rule in feature.rules if feature.active and scope.definitions.active else ():
         if not rule.active:
             continue
-        verdict = _prerequisites(scope, rule.parentConditions, (*above, name))
+        verdict = _prerequisites(scope, rule.parentConditions, (*above, name)) if rule.parentConditions else "pass"
         if verdict in ("prerequisite", "cyclicPrerequisite"):
             return FeatureResult(None, verdict)
         if verdict == "skip" or not matches(scope.attributes, rule.condition, scope.definitions.savedGroups):
             continue
-        if not all(_passes(scope, one) for one in rule.filters):
+        if rule.filters and not all(_passes(scope, one) for one in rule.filters):
             continue
         if rule.forces:
             if _selected(scope, rule, name):

@@ -112,7 +112,7 @@ def workers(home: Path, redis_url: str, **settings: str) -> Iterator[str]:
             return False
 
     try:
-        eventually(ready, 60)
+        eventually(ready, 180)
         yield url
     finally:
         process.terminate()

@@ -119,7 +119,9 @@ def test_all_flags_come_with_an_etag_and_are_304_until_something_changes(flagged
     ExperimentStore(store).change(kill, who="test")
     eventually(lambda: flagged.gateway.experiments.version == 2)
     after = ask(flagged, "", context, **{"If-None-Match": etag})
-    assert {one["key"]: one.get("reason") for one in after.json()["flags"]} == dict.fromkeys(FLAGS, "DISABLED")
+    flags = {one["key"]: one for one in after.json()["flags"]}
+    assert {key: one["reason"] for key, one in flags.items()} == dict.fromkeys(FLAGS, "DISABLED")
+    assert "value" not in flags["ranker"] and flags["colour"]["value"] == "grey"
 
 
 def test_a_flag_may_have_any_name(served: Running, store: redis.Redis) -> None:
