@@ -36,6 +36,8 @@ from server.swap import Registry
 # While a bundle loads in its thread, the loop waits up to this long for the interpreter lock after each call that let go
 # of it. Python's 5 ms would be several times a request's own time.
 _SWITCH_SECONDS = 0.0005
+# A worker that imports on a busy machine answers its parent late: after 5 s, uvicorn killed it and began again, over and over.
+_HEALTHCHECK_SECONDS = 60
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -124,6 +126,7 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         workers=settings.workers,
+        timeout_worker_healthcheck=_HEALTHCHECK_SECONDS,
         access_log=False,
         server_header=False,
     )
