@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abtest.assign import Assigner, Assignment
+from abtest.buckets import bucket, fnv1a
 from abtest.check import check, check_change
 from abtest.definitions import Definitions, parse, parse_object
 from abtest.ramp import grown_ranges, moved_share, ramp
@@ -98,6 +99,7 @@ def test_a_holdout_keeps_its_units_out_of_the_experiments_behind_it_and_both_sid
     guarded = Definitions(features={"ranker": feature.model_copy(update={"rules": [rule, *feature.rules]})})
     met = {user: [(one.experiment, one.arm) for one in Assigner(guarded).assign(user, "feed")] for user in USERS}
     assert Counter(found[0][1] for found in met.values())["held"] == pytest.approx(len(USERS) / 5, abs=30)
+    assert {found[0][0] for found in met.values()} == {"holdout"}
     for user, found in met.items():
         behind = [("ranker-test", arms(definitions)[user])] if found[0] == ("holdout", "open") else []
         assert found[1:] == behind
@@ -190,6 +192,21 @@ def test_a_forced_recipe_is_served_without_an_arm_and_a_default_gives_way_to_an_
     assert Assigner(forced).route("u2", "feed").recipe == "old"
     both = Definitions(features={**forced.features, **ranker().features})
     assert Assigner(both).route("u2", "feed").recipe in ("adi+shared_dnn", "adi+dsfm")
+
+
+def test_a_roll_out_takes_in_as_many_buckets_as_its_coverage_says() -> None:
+    edge = next(f"u{number}" for number in range(20_000) if bucket("f", f"u{number}", 1) == 0.5)
+    rolled = {
+        coverage: parse_object({"f": {"rules": [{"force": {"recipe": "new"}, "coverage": coverage}]}})
+        for coverage in (0.5, 0.501)
+    }
+    assert [Assigner(one).route(edge, "feed").recipe for one in rolled.values()] == [None, "new"]
+
+
+def test_ids_hash_by_utf_16_units_as_in_a_browser() -> None:
+    """A character beyond the basic plane is two units."""
+    assert fnv1a("\U0001f600") == fnv1a("\ude00", fnv1a("\ud83d"))
+    assert fnv1a("é") == (0x811C9DC5 ^ 0xE9) * 0x01000193 & 0xFFFFFFFF
 
 
 def test_flags_that_are_not_arms_are_left_to_others() -> None:
