@@ -1,18 +1,21 @@
-"""Which arm a request is in. Pure and deterministic by user: no lookup, no memory, so any gateway gives the same answer.
+"""Which arm a request is in. Pure and deterministic by user, so any gateway gives the same answer; what sticky experiments
+remember of a user comes in and goes out.
 
 Several experiments may run at once. A recipe can only be chosen once a request: the first feature (in definition order)
-that gives this user a recipe by an experiment or a forced rule decides, and later features that name recipes are not
-entered by this user at all, in any arm, so that no arm loses users to another feature. Features that carry only `params` add up.
+that gives this user an arm of an experiment over recipes, or forces a recipe, decides, and later features that choose recipes
+are not entered by this user at all, in any arm, so that no arm loses users to another feature. Features that carry only
+`params` add up. Arms that let a user on to the next rule (`passthrough`, the open side of a holdout) are met, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from abtest.definitions import Definitions, Feature
-from abtest.evaluate import FeatureResult, Scope, evaluate
+from abtest.evaluate import FeatureResult, Outcome, Scope, evaluate
+from abtest.units import Kept, Memory, Unit, units
 
 Json = Any
 
@@ -29,11 +32,13 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """What a request runs: recipe (None: the champion), merged params, and the arms that decided them."""
+    """What a request runs: recipe (None: the champion), merged params, and the arms that decided them; kept: what sticky
+    experiments want remembered."""
 
     recipe: str | None
     params: Mapping[str, Json]
     arms: list[Assignment]
+    kept: list[Kept] = field(default_factory=list)
 
 
 class Assigner:
@@ -41,42 +46,59 @@ class Assigner:
 
     def __init__(self, definitions: Definitions) -> None:
         self.definitions = definitions
-        self._features = [name for name, feature in definitions.features.items() if _may_route(feature)]
+        self._features = [name for name, feature in definitions.features.items() if definitions.active and _may_route(feature)]
+        running = definitions.experiments()
+        self._choosing = {key for key, rule in running.items() if any(map(_names_recipe, rule.variations))}
+        self._sticky = [rule for rule in running.values() if rule.sticky and rule.active and rule.status == "running"]
 
     def assign(self, user_id: str, domain: str, attributes: Mapping[str, Json] | None = None) -> list[Assignment]:
         """The experiments this user is in, in definition order."""
         return self.route(user_id, domain, attributes).arms
 
-    def route(self, user_id: str, domain: str, attributes: Mapping[str, Json] | None = None) -> Routing:
-        """Attributes seen by conditions: the given ones, and `id`, `user_id` and `domain`, which the given cannot override."""
+    def remembers(self, attributes: Mapping[str, Json]) -> list[Unit]:
+        """The units of which sticky experiments remember arms; none where no experiment is sticky."""
+        if not self._sticky or not self.definitions.active:
+            return []
+        return list(dict.fromkeys(unit for rule in self._sticky for unit in units(attributes, rule)))
+
+    def route(
+        self, user_id: str, domain: str, attributes: Mapping[str, Json] | None = None, memory: Memory | None = None
+    ) -> Routing:
+        """Conditions see `seen`. memory: of the units of `remembers`; None where it cannot be read: the hash decides."""
         if not self._features:
             return Routing(None, {}, [])
-        scope = Scope(self.definitions, {**(attributes or {}), "id": user_id, "user_id": user_id, "domain": domain})
+        scope = Scope(self.definitions, seen(user_id, domain, attributes), memory=memory)
         recipe: str | None = None
         default: str | None = None
+        decided = False
         params: dict[str, Json] = {}
-        arms: list[Assignment] = []
+        met: list[tuple[Outcome, Json]] = []
         for name in self._features:
             result = evaluate(scope, name)
+            met.extend((one, {}) for one in result.passed)
             if not _is_arm(result.value):
                 continue
             named = result.value.get("recipe")
             if result.source == "defaultValue":
                 default = default or named
-            elif named is not None and recipe is not None:
-                continue
-            else:
-                recipe = recipe or named
-                arms.extend(_assignments(result))
+            elif self._chooses(result):
+                if decided:
+                    continue
+                decided, recipe = True, named
+            if result.outcome is not None:
+                met.append((result.outcome, result.value))
             params.update(result.value.get("params", {}))
-        return Routing(recipe or default, params, arms)
+        arms = [Assignment(one.key, one.arm, value.get("recipe"), value.get("params", {})) for one, value in met]
+        return Routing(recipe or default, params, arms, [one.kept for one, _ in met if one.kept is not None])
+
+    def _chooses(self, result: FeatureResult) -> bool:
+        """Does the value, or another arm of the experiment it comes from, name a recipe?"""
+        return _names_recipe(result.value) or (result.outcome is not None and result.outcome.key in self._choosing)
 
 
-def _assignments(result: FeatureResult) -> list[Assignment]:
-    """None for a forced value: it is a roll-out, not an experiment."""
-    if result.outcome is None:
-        return []
-    return [Assignment(result.outcome.key, result.outcome.arm, result.value.get("recipe"), result.value.get("params", {}))]
+def seen(user_id: str, domain: str, attributes: Mapping[str, Json] | None = None) -> dict[str, Json]:
+    """What conditions and hashes see: the given, and `id`, `user_id` and `domain`, which the given cannot override."""
+    return {**(attributes or {}), "id": user_id, "user_id": user_id, "domain": domain}
 
 
 def _may_route(feature: Feature) -> bool:
@@ -84,6 +106,10 @@ def _may_route(feature: Feature) -> bool:
     for rule in feature.rules:
         values += [rule.force, *rule.variations, *rule.contextualVariations]
     return any(map(_is_arm, values))
+
+
+def _names_recipe(value: Json) -> bool:
+    return isinstance(value, dict) and value.get("recipe") is not None
 
 
 def _is_arm(value: Json) -> bool:

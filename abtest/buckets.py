@@ -7,7 +7,7 @@ only moves the right ends, so that a unit that has met an arm keeps it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from urllib.parse import parse_qs, urlsplit
@@ -20,9 +20,11 @@ _MASK = 0xFFFFFFFF
 
 
 def fnv1a(text: str, state: int = _OFFSET) -> int:
-    """32-bit FNV-1a over code points (for ASCII the same as over bytes); `state` continues an earlier hash."""
-    for point in map(ord, text):
-        state = ((state ^ point) * _PRIME) & _MASK
+    """32-bit FNV-1a over UTF-16 code units, which is what a browser counts in (for ASCII the same as over bytes);
+    `state` continues an earlier hash."""
+    units: Iterable[int] = text.encode() if text.isascii() else memoryview(text.encode("utf-16-le", "surrogatepass")).cast("H")
+    for unit in units:
+        state = ((state ^ unit) * _PRIME) & _MASK
     return state
 
 
@@ -49,11 +51,16 @@ def equal_weights(arms: int) -> list[float]:
 
 def bucket_ranges(arms: int, coverage: float = 1.0, weights: Sequence[float] | None = None) -> list[Range]:
     """One range an arm. Coverage is clipped to [0, 1]; weights of a wrong length or sum become equal ones."""
+    return list(_ranges(arms, coverage, None if weights is None else tuple(weights)))
+
+
+@lru_cache(maxsize=1024)
+def _ranges(arms: int, coverage: float, weights: tuple[float, ...] | None) -> tuple[Range, ...]:
     coverage = min(max(coverage, 0.0), 1.0)
     if weights is None or len(weights) != arms or not 0.99 <= sum(weights) <= 1.01:
-        weights = equal_weights(arms)
+        weights = tuple(equal_weights(arms))
     starts = accumulate(weights, initial=0.0)
-    return [(start, start + coverage * weight) for start, weight in zip(starts, weights, strict=False)]
+    return tuple((start, start + coverage * weight) for start, weight in zip(starts, weights, strict=False))
 
 
 def choose_variation(position: float, ranges: Sequence[Range]) -> int:

@@ -50,6 +50,10 @@ def _check_split(where: str, rule: Rule) -> None:
         raise BadInput(f"{where}.variations: an experiment needs two or more, got {len(arms)}", "the first one is the control")
     if len(set(arms)) < len(arms):
         raise BadInput(f"{where}.meta: two arms have the same key in {arms}", "name each arm once")
+    if rule.released is not None and (rule.released not in arms or rule.status != "stopped"):
+        raise BadInput(
+            f"{where}.released: {rule.released!r} is no arm of a stopped experiment", f"stop it, and name one of {arms}"
+        )
     if rule.hashVersion not in (1, 2):
         raise BadInput(f"{where}.hashVersion: {rule.hashVersion} is unknown", "use 2")
     if weights is not None and (len(weights) != len(arms) or min(weights) < 0 or not 0.99 <= sum(weights) <= 1.01):

@@ -19,10 +19,16 @@ _NO_GROUPS: Groups = MappingProxyType({})
 
 def matches(attributes: Json, condition: Mapping[str, Json], groups: Groups = _NO_GROUPS) -> bool:
     """All entries of the condition must hold; `$or $nor $and $not` combine conditions."""
-    return all(_entry_holds(attributes, key, value, groups) for key, value in condition.items())
+    for key, value in condition.items():  # loops here and below: they are most of an assignment's cost, and all() is dearer
+        if key[:1] == "$":
+            if not _combined(attributes, key, value, groups):
+                return False
+        elif not value_matches(_at_path(attributes, key), value, groups):
+            return False
+    return True
 
 
-def _entry_holds(attributes: Json, key: str, value: Json, groups: Groups) -> bool:
+def _combined(attributes: Json, key: str, value: Json, groups: Groups) -> bool:
     if key == "$and":
         return all(matches(attributes, part, groups) for part in value)
     if key == "$or":
@@ -36,13 +42,18 @@ def _entry_holds(attributes: Json, key: str, value: Json, groups: Groups) -> boo
 
 def value_matches(actual: Json, condition: Json, groups: Groups = _NO_GROUPS) -> bool:
     """One value against an operator object such as {"$gt": 5}, or against a value it must equal."""
-    if _is_operators(condition):
-        return all(_operate(name, actual, expected, groups) for name, expected in condition.items())
-    return same(actual, condition)
+    if not _is_operators(condition):
+        return same(actual, condition)
+    for name, expected in condition.items():  # noqa: SIM110
+        if not _operate(name, actual, expected, groups):
+            return False
+    return True
 
 
 def same(left: Json, right: Json) -> bool:
     """JSON equality: true is not 1 (as it is in Python), and 1 is 1.0."""
+    if type(left) is str:
+        return bool(left == right)
     if isinstance(left, bool) or isinstance(right, bool):
         return left is right
     if isinstance(left, list) and isinstance(right, list):
@@ -54,16 +65,23 @@ def same(left: Json, right: Json) -> bool:
 
 def _at_path(attributes: Json, path: str) -> Json:
     """`father.age` descends into objects; anything missing on the way is null."""
+    if "." not in path:
+        return attributes.get(path) if isinstance(attributes, dict) else None
     value = attributes
     for part in path.split("."):
-        if not isinstance(value, Mapping) or part not in value:
+        if not isinstance(value, dict) or part not in value:
             return None
         value = value[part]
     return value
 
 
 def _is_operators(condition: Json) -> bool:
-    return isinstance(condition, Mapping) and bool(condition) and all(key.startswith("$") for key in condition)
+    if not isinstance(condition, dict) or not condition:
+        return False
+    for key in condition:  # noqa: SIM110
+        if key[:1] != "$":
+            return False
+    return True
 
 
 def _operate(name: str, actual: Json, expected: Json, groups: Groups) -> bool:
@@ -75,6 +93,8 @@ def _operate(name: str, actual: Json, expected: Json, groups: Groups) -> bool:
 
 def _contains(values: Json, actual: Json) -> bool:
     """Is the value, or one of an array's values, among `values`?"""
+    if type(actual) is str:
+        return actual in values
     if isinstance(actual, list):
         return any(same(item, value) for item in actual for value in values)
     return any(same(actual, value) for value in values)
@@ -116,7 +136,7 @@ def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Json, Json], bool
             return compare(actual, expected)
         try:
             return compare(_number(actual), _number(expected))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return False
 
     return test
@@ -158,7 +178,7 @@ def _searched(found: bool, flags: int = 0) -> Callable[[Json, Json], bool]:
 
 
 def _type_name(value: Json) -> str:
-    for kind, name in ((bool, "boolean"), (str, "string"), ((int, float), "number"), (list, "array"), (Mapping, "object")):
+    for kind, name in ((bool, "boolean"), (str, "string"), ((int, float), "number"), (list, "array"), (dict, "object")):
         if isinstance(value, kind):
             return name
     return "null" if value is None else "unknown"

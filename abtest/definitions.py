@@ -9,8 +9,11 @@
           coverage: 0.2
 
 Either a mapping of features, or `{"features": ..., "savedGroups": ..., "contextualBandits": ...}` as GrowthBook sends it.
-Two switches are ours: `active: false` on a rule skips it, on a feature leaves its defaultValue to all (no default: the
-champion); `true` brings back the same arms.
+What is ours: `active: false` on a rule skips it, on a feature leaves its defaultValue to all (no default: the champion),
+beside `features` it is the kill switch, which leaves every feature its defaultValue and every request the champion; `true`
+brings back the same arms. `released: ARM` with `status: stopped` serves that arm to all whom the rule's condition selects;
+they are exposed to nothing. A rule that names `bucketVersion`, `minBucketVersion` or `fallbackAttribute` is sticky: a unit
+keeps the arm it has met (units.py).
 """
 
 from __future__ import annotations
@@ -28,9 +31,9 @@ Json = Any
 
 # Parts of GrowthBook's payload that describe or serve a browser and change nothing here.
 _CARRIED = frozenset(
-    {"name", "description", "phase", "tracks", "type", "project", "tags", "owner", "screenshot"}
-    | {"bucketVersion", "minBucketVersion", "disableStickyBucketing", "fallbackAttribute", "persistQueryString"}
+    {"name", "description", "phase", "tracks", "type", "project", "tags", "owner", "screenshot"} | {"persistQueryString"}
 )
+_ASK_TO_STICK = frozenset({"bucketVersion", "minBucketVersion", "fallbackAttribute"})
 
 
 class _Model(BaseModel):
@@ -85,6 +88,16 @@ class Split(_Model):
     parentConditions: list[ParentCondition] = []
     active: bool = True
     status: Literal["draft", "running", "stopped"] = "running"
+    released: str | None = None
+    fallbackAttribute: str | None = None
+    bucketVersion: int = 0
+    minBucketVersion: int = 0
+    disableStickyBucketing: bool = False
+
+    @property
+    def sticky(self) -> bool:
+        """Does a unit keep its arm when shares or the namespace move under it?"""
+        return not self.disableStickyBucketing and not self.model_fields_set.isdisjoint(_ASK_TO_STICK)
 
     def arm(self, index: int) -> str:
         """Name of a variation."""
@@ -156,6 +169,7 @@ class Definitions(BaseModel):
     features: dict[str, Feature] = {}
     savedGroups: dict[str, list[Json]] = {}
     contextualBandits: dict[str, Bandit] = {}
+    active: bool = True
 
     def experiments(self) -> dict[str, Rule]:
         """Experiment key -> its rule, whether it is running or not."""
@@ -184,7 +198,7 @@ class Definitions(BaseModel):
 
     def body(self) -> bytes:
         """JSON; fields that nobody wrote are left out, so that a rule without `force` stays one."""
-        return self.model_dump_json(exclude_unset=True).encode()
+        return self.model_dump_json(exclude_unset=True, exclude={"active"} if self.active else None).encode()
 
 
 def parse(body: bytes | str) -> Definitions:

@@ -1,6 +1,6 @@
 """Which value a unit gets: GrowthBook's evaluation order (https://docs.growthbook.io/lib/build-your-own, "evalFeature"
-and "run"), without its browser parts (sticky cookies, URL redirects, encrypted payloads). Pure: definitions and
-attributes in, result out.
+and "run"), without its browser parts (URL redirects, encrypted payloads). Pure: definitions, attributes and what is
+remembered of the unit in, result and what to remember out.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Literal
 from abtest.buckets import bucket, choose_variation, in_namespace, in_range, query_string_override
 from abtest.conditions import matches
 from abtest.definitions import BanditLeaf, Definitions, Experiment, Filter, ParentCondition, Rule, Split
+from abtest.units import Kept, Memory, hash_value, memory_name, remembered, unit_of
 
 Json = Any
 Source = Literal["unknownFeature", "defaultValue", "force", "experiment", "prerequisite", "cyclicPrerequisite"]
@@ -21,7 +22,8 @@ _NO_LEAF = -1
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """One evaluation's inputs. forced: experiment key -> arm index for testers; url: its query string may name an arm."""
+    """One evaluation's inputs. forced: experiment key -> arm index for testers; url: its query string may name an arm;
+    memory: what sticky experiments remember, None where nothing is remembered and the hash alone decides."""
 
     definitions: Definitions
     attributes: Mapping[str, Json]
@@ -29,11 +31,13 @@ class Scope:
     qa_mode: bool = False
     forced: Mapping[str, int] = field(default_factory=dict)
     url: str = ""
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One experiment for one unit. hash_used is False when the arm was forced rather than drawn."""
+    """One experiment for one unit. hash_used is False when the arm was forced rather than drawn (or remembered);
+    kept: None unless there is something new to remember."""
 
     key: str
     variation: int
@@ -46,14 +50,19 @@ class Outcome:
     bucket: float | None = None
     leaf: BanditLeaf | None = None
     passthrough: bool = False
+    sticky_used: bool = False
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureResult:
+    """passed: experiments whose open arm (`passthrough`) the unit met on its way to the value."""
+
     value: Json
     source: Source
     rule_id: str = ""
     outcome: Outcome | None = None
+    passed: tuple[Outcome, ...] = ()
 
     @property
     def on(self) -> bool:
@@ -68,22 +77,30 @@ def evaluate(scope: Scope, name: str, above: tuple[str, ...] = ()) -> FeatureRes
         return FeatureResult(None, "unknownFeature")
     if name in above:
         return FeatureResult(None, "cyclicPrerequisite")
-    for rule in feature.rules if feature.active else ():
+    passed: tuple[Outcome, ...] = ()
+    for rule in feature.rules if feature.active and scope.definitions.active else ():
         if not rule.active:
             continue
-        verdict = _prerequisites(scope, rule.parentConditions, (*above, name))
+        verdict = _prerequisites(scope, rule.parentConditions, (*above, name)) if rule.parentConditions else "pass"
         if verdict in ("prerequisite", "cyclicPrerequisite"):
             return FeatureResult(None, verdict)
         if verdict == "skip" or not matches(scope.attributes, rule.condition, scope.definitions.savedGroups):
             continue
+        if rule.filters and not all(_passes(scope, one) for one in rule.filters):
+            continue
         if rule.forces:
             if _selected(scope, rule, name):
-                return FeatureResult(rule.force, "force", rule.id)
+                return FeatureResult(rule.force, "force", rule.id, passed=passed)
             continue
+        if rule.status == "stopped" and rule.released in rule.arms:
+            return FeatureResult(rule.variations[rule.arms.index(rule.released)], "force", rule.id, passed=passed)
         outcome = _draw(scope, rule, name)
-        if outcome is not None and outcome.in_experiment and not outcome.passthrough:
-            return FeatureResult(outcome.value, "experiment", rule.id, outcome)
-    return FeatureResult(feature.defaultValue, "defaultValue")
+        if outcome is None or not outcome.in_experiment:
+            continue
+        if not outcome.passthrough:
+            return FeatureResult(outcome.value, "experiment", rule.id, outcome, passed)
+        passed += (outcome,)
+    return FeatureResult(feature.defaultValue, "defaultValue", passed=passed)
 
 
 def run(scope: Scope, experiment: Experiment) -> Outcome:
@@ -112,15 +129,18 @@ def _run(
     scope: Scope, split: Split, key: str, variations: Sequence[Json],
     allowed: bool = True, force: int | None = None, leaf: BanditLeaf | None = None,
 ) -> Outcome:  # fmt: skip
-    hash_value = _hash_value(scope.attributes, split.hashAttribute)
+    sticks = scope.memory is not None and split.sticky
+    unit = unit_of(scope.attributes, split, sticks)
 
-    def outcome(index: int, drawn: bool = False, position: float | None = None) -> Outcome:
+    def outcome(
+        index: int, drawn: bool = False, position: float | None = None, sticky: bool = False, kept: Kept | None = None
+    ) -> Outcome:
         inside = 0 <= index < len(variations)
         index = index if inside else 0
         passthrough = index < len(split.meta) and split.meta[index].passthrough
         return Outcome(
-            key, index, split.arm(index), variations[index] if variations else None, inside, drawn, split.hashAttribute,
-            hash_value, position, leaf if drawn else None, passthrough,
+            key, index, split.arm(index), variations[index] if variations else None, inside, drawn, *unit,
+            position, leaf if drawn else None, passthrough, sticky, kept,
         )  # fmt: skip
 
     if len(variations) < 2 or not scope.enabled:
@@ -130,51 +150,56 @@ def _run(
         asked = scope.forced.get(key)
     if asked is not None:
         return outcome(asked)
-    if not split.active or split.status == "draft" or not hash_value or not allowed or not _in_slice(scope, split, hash_value):
+    if not split.active or split.status == "draft" or not unit[1]:
         return outcome(-1)
-    position = bucket(split.seed or key, hash_value, split.hashVersion)
+    met = remembered(scope.memory, scope.attributes, split, key) if scope.memory and sticks else None
+    if met is None and not (allowed and _in_slice(scope, split, unit[1])):
+        return outcome(-1)
+    position = bucket(split.seed or key, unit[1], split.hashVersion)
     if position is None:
         return outcome(-1)
-    if leaf is None:
-        spans = split.spans()
+    if met is not None:
+        index = met
+    elif leaf is None:
+        index = choose_variation(position, split.spans())
     else:
-        spans = split.model_copy(update={"variations": list(variations)}).spans(leaf.weights or None)
-    index = choose_variation(position, spans)
+        index = choose_variation(position, split.model_copy(update={"variations": list(variations)}).spans(leaf.weights or None))
     if index < 0:
-        return outcome(-1)
+        return outcome(-1, sticky=met is not None)
     if force is not None:
         return outcome(force)
     if scope.qa_mode or split.status == "stopped":
         return outcome(-1)
-    return outcome(index, drawn=True, position=position)
+    kept = Kept(unit, memory_name(key, split.bucketVersion), split.arm(index)) if sticks else None
+    if kept is not None and kept.known(scope.memory or {}):
+        kept = None
+    return outcome(index, drawn=True, position=position, sticky=met is not None, kept=kept)
 
 
-def _in_slice(scope: Scope, split: Split, hash_value: str) -> bool:
+def _in_slice(scope: Scope, split: Split, value: str) -> bool:
     """Filters supersede a namespace."""
     if split.filters:
         return all(_passes(scope, one) for one in split.filters)
-    return split.namespace is None or in_namespace(hash_value, split.namespace)
+    return split.namespace is None or in_namespace(value, split.namespace)
 
 
 def _passes(scope: Scope, one: Filter) -> bool:
-    value = _hash_value(scope.attributes, one.attribute)
+    value = hash_value(scope.attributes, one.attribute)
     position = bucket(one.seed, value, one.hashVersion) if value else None
     return position is not None and any(in_range(position, span) for span in one.ranges)
 
 
 def _selected(scope: Scope, rule: Rule, feature: str) -> bool:
     """Whom a force rule reaches: everyone, or the units inside its range, or the first `coverage` of them."""
-    if rule.filters and not all(_passes(scope, one) for one in rule.filters):
-        return False
     if rule.range is None and rule.coverage is None:
         return True
-    value = _hash_value(scope.attributes, rule.hashAttribute)
+    _, value = unit_of(scope.attributes, rule, sticks=True)
     position = bucket(rule.seed or feature, value, rule.hashVersion) if value else None
     if position is None:
         return False
     if rule.range is not None:
         return in_range(position, rule.range)
-    return bool(rule.coverage) and position <= (rule.coverage or 0.0)
+    return position < (rule.coverage or 0.0)
 
 
 def _prerequisites(
@@ -187,15 +212,3 @@ def _prerequisites(
         if not matches({"value": result.value}, parent.condition, scope.definitions.savedGroups):
             return "prerequisite" if parent.gate else "skip"
     return "pass"
-
-
-def _hash_value(attributes: Mapping[str, Json], name: str) -> str:
-    """The unit as text; "" when there is none. Whole floats and ints are one unit."""
-    value = attributes.get(name)
-    if isinstance(value, str):
-        return value
-    if not value:
-        return ""
-    if isinstance(value, bool):
-        return "true"
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

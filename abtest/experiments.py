@@ -1,15 +1,16 @@
 """Definitions in files and in Redis, with every change on record.
 
 `exp:definitions` is one hash {version, body, change}, written by one script on one key, so that it works on a cluster and
-two operators cannot overwrite each other. The record of a change lies in the same hash until it is in the `exp:audit`
-stream, whose entry id is the version: a writer that dies in between loses nothing, the next one files it, and twice is once.
+two operators cannot overwrite each other; the script announces the version to all gateways. The record of a change lies in the
+same hash until it is in the `exp:audit` stream, whose entry id is the version: a writer that dies in between loses nothing,
+the next one files it, and twice is once.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,7 @@ import yaml
 from abtest.check import check, check_change
 from abtest.definitions import Definitions, parse, parse_object
 from contracts.errors import BadInput, WorkFailed
-from contracts.keys import EXPERIMENTS, EXPERIMENTS_AUDIT
+from contracts.keys import EXPERIMENTS, EXPERIMENTS_AUDIT, EXPERIMENTS_CHANGED
 
 __all__ = [
     "EXPERIMENTS", "Change", "Definitions", "ExperimentStore", "Snapshot", "VersionConflict",
@@ -28,12 +29,14 @@ __all__ = [
 ]  # fmt: skip
 
 Json = Any
+Amend = Callable[[Definitions], Definitions]
 
-# KEYS[1] the hash; ARGV expected version, new version, body, change. Returns the version found when it is another one.
+# KEYS[1] the hash; ARGV expected version, new version, body, change, channel. Returns the version found when it is another one.
 _WRITE = """
 local found = redis.call('HGET', KEYS[1], 'version') or '0'
 if found ~= ARGV[1] then return found end
 redis.call('HSET', KEYS[1], 'version', ARGV[2], 'body', ARGV[3], 'change', ARGV[4])
+redis.call('PUBLISH', ARGV[5], ARGV[2])
 return false
 """
 
@@ -102,14 +105,39 @@ class ExperimentStore:
         if before.version == expected_version:  # else the script below refuses, by what it finds then
             check_change(before.definitions, definitions)
         after = Snapshot(expected_version + 1, definitions)
-        change = Change(after.version, who, time.time(), why, dict(_differences(before.definitions, definitions)))
+        change = Change(after.version, who, time.time(), why, differences(before.definitions, definitions))
         record = json.dumps(asdict(change))
-        found = self._redis.eval(_WRITE, 1, EXPERIMENTS, expected_version, after.version, definitions.body(), record)
+        arguments = (expected_version, after.version, definitions.body(), record, EXPERIMENTS_CHANGED)
+        found = self._redis.eval(_WRITE, 1, EXPERIMENTS, *arguments)
         if found is not None:
-            stored = int(cast(bytes, found))
-            raise VersionConflict(f"definitions are at version {stored}, not {expected_version}", "read again, redo the change")
+            raise _conflict(int(cast(bytes, found)), expected_version)
         self._file_audit()
         return after
+
+    def change(self, amend: Amend, *, who: str, why: str = "", expected_version: int | None = None) -> Snapshot:
+        """Write what `amend` makes of the stored definitions. expected_version: refuse any other with VersionConflict;
+        without it, try again when somebody else writes in between."""
+        while True:
+            now = self._at(expected_version)
+            try:
+                return self.write(amend(now.definitions), who=who, expected_version=now.version, why=why)
+            except VersionConflict:
+                if expected_version is not None:
+                    raise
+
+    def rehearse(self, amend: Amend, expected_version: int | None = None) -> tuple[Snapshot, dict[str, list[Json]]]:
+        """What `change` would store, and its diff; raises what it would raise, and stores nothing."""
+        now = self._at(expected_version)
+        wanted = amend(now.definitions)
+        check(wanted)
+        check_change(now.definitions, wanted)
+        return Snapshot(now.version + 1, wanted), differences(now.definitions, wanted)
+
+    def _at(self, expected_version: int | None) -> Snapshot:
+        now = self.read()
+        if expected_version is not None and now.version != expected_version:
+            raise _conflict(now.version, expected_version)
+        return now
 
     def history(self, count: int = 100) -> list[Change]:
         """Latest changes first."""
@@ -133,11 +161,15 @@ class ExperimentStore:
                 raise
 
 
-def _differences(before: Definitions, after: Definitions) -> Iterator[tuple[str, list[Json]]]:
+def _conflict(stored: int, expected: int) -> VersionConflict:
+    return VersionConflict(f"definitions are at version {stored}, not {expected}", "read again, redo the change")
+
+
+def differences(before: Definitions, after: Definitions) -> dict[str, list[Json]]:
+    """{path: [before, after]} of what differs, null for absent."""
     left, right = (dict(_leaves("", json.loads(one.body()))) for one in (before, after))
-    for path in sorted(left.keys() | right.keys()):
-        if left.get(path) != right.get(path):
-            yield path, [left.get(path), right.get(path)]
+    paths = sorted(left.keys() | right.keys())
+    return {path: [left.get(path), right.get(path)] for path in paths if left.get(path) != right.get(path)}
 
 
 def _leaves(path: str, value: Json) -> Iterator[tuple[str, Json]]:

@@ -25,6 +25,9 @@ def ramp(definitions: Definitions, key: str, coverage: float | None = None, shar
     if coverage is not None:
         if rule.ranges is not None:
             raise BadInput(f"experiment {key!r} has explicit ranges, which coverage does not change", "ramp it by shares")
+        present = 1.0 if rule.coverage is None else rule.coverage
+        if coverage < present:
+            raise BadInput(f"experiment {key!r}: coverage {coverage} is below its present {present}", "ramping only adds units")
         changes["coverage"] = coverage
     if shares is not None:
         changes["ranges"] = grown_ranges(rule.spans(), shares)

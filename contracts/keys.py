@@ -2,6 +2,8 @@
 
     udf:{namespace}:{user_id}   packed UserRow              udf:{namespace}:_meta   NamespaceMeta as JSON, written last
     exp:definitions             hash: version, features     exp:audit               stream of changes
+    exp:changed                 channel: the version now stored
+    sticky:{length of attribute}:{attribute}:{value}        hash of the arms a unit has met in sticky experiments (expires)
     ads:{domain}                hash of what operators changed about ads (ad_changes.py)
     added:{domain}              hash of the ads they added (added_ads.py)
     events                      stream of exposures and feedback
@@ -17,6 +19,7 @@ from __future__ import annotations
 EVENTS = "events"
 EXPERIMENTS = "exp:definitions"
 EXPERIMENTS_AUDIT = "exp:audit"
+EXPERIMENTS_CHANGED = "exp:changed"
 
 _USER_ROW = "udf"
 
@@ -49,6 +52,11 @@ def ad_changes(domain: str) -> str:
 
 def added_ads(domain: str) -> str:
     return f"added:{domain}"
+
+
+def sticky_arms(attribute: str, value: str) -> str:
+    """One key a unit: the attribute it is hashed by, and its value."""
+    return f"sticky:{len(attribute)}:{attribute}:{value}"
 
 
 def event_mark(event_id: str) -> str:

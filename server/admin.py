@@ -1,4 +1,4 @@
-"""Operators: /admin/v1, behind `Authorization: Bearer` with the token of MDREC_OPERATOR_TOKEN.
+"""Operators: /admin/v1, behind `Authorization: Bearer` with an operator's token.
 
 Every write is on record in the `exp:audit` stream: experiment changes by their store, those of aliases and ads in the same
 shape. Files and Redis are read in a thread, away from the loop that answers users.
@@ -8,32 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import redis
-from fastapi import APIRouter, Depends, Header, Request, Response
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict
 
-from abtest.definitions import parse
-from abtest.experiments import Change, ExperimentStore, Snapshot, VersionConflict
+from abtest.experiments import Change, ExperimentStore, VersionConflict
 from contracts.keys import EXPERIMENTS_AUDIT
-from server import admin_added, admin_ads
+from server import admin_added, admin_ads, admin_experiments
+from server.admin_ads import IfMatch
 from server.errors import Problem, overloaded
 from server.gateway import Gateway
 from server.openapi import problems
-from server.settings import Settings
+from server.operators import Operator, guard
 
 T = TypeVar("T")
 Json = dict[str, Any]
 
 _TIMEOUT_SECONDS = 5.0
 _AUDIT_ATTEMPTS = 10
-_bearer = HTTPBearer(auto_error=False, description="MDREC_OPERATOR_TOKEN")
 
 
 class MoveAlias(BaseModel):
@@ -54,7 +51,7 @@ def router(gateway: Gateway) -> APIRouter:
     routes = APIRouter(
         prefix="/admin/v1",
         tags=["admin"],
-        dependencies=[Depends(_guard(gateway.settings))],
+        dependencies=[Depends(guard(gateway.settings))],
         responses=problems(401, 403, 503),
     )
     aliases = gateway.registry.aliases
@@ -84,35 +81,13 @@ def router(gateway: Gateway) -> APIRouter:
     async def record(who: str, why: str, diff: dict[str, list[Any]]) -> None:
         await off_loop(lambda: _audit(client, store, who, why, diff))
 
+    admin_experiments.add(routes, gateway, store, off_loop)
     admin_ads.add(routes, gateway, record)
     admin_added.add(routes, gateway, record)
 
     def look_up(recipe: str) -> Json | None:
         found = aliases.get(recipe)
         return asdict(found) if found is not None else None
-
-    @routes.get("/experiments")
-    async def read_experiments(response: Response) -> Json:
-        """The definitions and their version; the ETag is what a write must name."""
-        found = await off_loop(store.read)
-        response.headers["ETag"] = _etag(found.version)
-        return _definitions(found)
-
-    @routes.put("/experiments", responses=problems(412, 422, 428))
-    async def write_experiments(
-        request: Request,
-        response: Response,
-        if_match: Annotated[str | None, Header()] = None,
-        x_operator: Annotated[str, Header()] = "operator",
-        x_why: Annotated[str, Header()] = "",
-    ) -> Json:
-        """Replace the definitions (GrowthBook's feature JSON). `If-Match` names the version that was read."""
-        expected = _version(if_match)
-        definitions = parse(await request.body())
-        after = await off_loop(lambda: store.write(definitions, who=x_operator, expected_version=expected, why=x_why))
-        await gateway.experiments.refresh()
-        response.headers["ETag"] = _etag(after.version)
-        return _definitions(after)
 
     @routes.get("/audit")
     async def audit(count: int = 100) -> list[Json]:
@@ -129,8 +104,8 @@ def router(gateway: Gateway) -> APIRouter:
     async def move_alias(
         recipe: str,
         body: MoveAlias,
-        if_match: Annotated[str | None, Header()] = None,
-        x_operator: Annotated[str, Header()] = "operator",
+        who: Operator,
+        if_match: IfMatch = None,
     ) -> Json | None:
         """Let another bundle serve a recipe. `If-Match` may name the bundle that is expected to serve now."""
 
@@ -141,22 +116,22 @@ def router(gateway: Gateway) -> APIRouter:
                 raise Problem(412, "version-conflict", f"recipe {recipe!r} serves {serving!r}, not {if_match}")
             return serving, aliases.move(recipe, body.bundle_id).bundle_id
 
-        await change_alias(x_operator, body.why, f"aliases.{recipe}", move)
+        await change_alias(who, body.why, f"aliases.{recipe}", move)
         return look_up(recipe)
 
     @routes.post("/aliases/{recipe}/rollback", responses=problems(422))
-    async def roll_back(recipe: str, x_operator: Annotated[str, Header()] = "operator") -> Json | None:
+    async def roll_back(recipe: str, who: Operator) -> Json | None:
         """Back to the bundle that served the recipe before."""
 
         def move() -> tuple[str | None, str]:
             now = aliases.get(recipe)
             return now.bundle_id if now else None, aliases.rollback(recipe).bundle_id
 
-        await change_alias(x_operator, "rollback", f"aliases.{recipe}", move)
+        await change_alias(who, "rollback", f"aliases.{recipe}", move)
         return look_up(recipe)
 
     @routes.put("/champion", responses=problems(422))
-    async def crown(body: Crown, x_operator: Annotated[str, Header()] = "operator") -> Json:
+    async def crown(body: Crown, who: Operator) -> Json:
         """Make a recipe champion: it answers outside every experiment."""
 
         def move() -> tuple[str | None, str]:
@@ -164,24 +139,10 @@ def router(gateway: Gateway) -> APIRouter:
             aliases.crown(body.recipe)
             return before, body.recipe
 
-        await change_alias(x_operator, body.why, "champion", move)
+        await change_alias(who, body.why, "champion", move)
         return {"champion": body.recipe}
 
     return routes
-
-
-def _guard(settings: Settings) -> Callable[..., None]:
-    """401 without the right token; 403 where no token is configured, since then nobody may."""
-
-    def check(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
-        if settings.operator_token is None:
-            raise Problem(403, "admin-disabled", "no operator token is configured; set MDREC_OPERATOR_TOKEN to enable /admin/v1")
-        given = credentials.credentials if credentials else ""
-        if not secrets.compare_digest(given.encode(), settings.operator_token.get_secret_value().encode()):
-            detail = "send `Authorization: Bearer <operator token>`"
-            raise Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
-
-    return check
 
 
 def _audit(client: redis.Redis, store: ExperimentStore, who: str, why: str, diff: dict[str, list[Any]]) -> None:
@@ -197,20 +158,3 @@ def _audit(client: redis.Redis, store: ExperimentStore, who: str, why: str, diff
             if "equal or smaller" not in str(error):
                 raise
     raise Problem(503, "audit", "the change was made but its record was not; definitions change too fast", diff=diff)
-
-
-def _definitions(found: Snapshot) -> Json:
-    return {"version": found.version, "definitions": json.loads(found.definitions.body())}
-
-
-def _etag(version: int) -> str:
-    return f'"{version}"'
-
-
-def _version(if_match: str | None) -> int:
-    if if_match is None:
-        raise Problem(428, "precondition-required", "send `If-Match` with the ETag of the definitions you read", field="If-Match")
-    try:
-        return int(if_match.removeprefix("W/").strip('"'))
-    except ValueError:
-        raise Problem(422, "bad-input", f"If-Match {if_match} is no version", field="If-Match") from None

@@ -22,9 +22,9 @@ from server.added_ads import misfit
 from server.admin_ads import (
     AdIds,
     IfMatch,
-    Operator,
     Record,
     UnreadableRecord,
+    Why,
     fields_of,
     known_domain,
     named,
@@ -37,6 +37,7 @@ from server.bundle import Bundle, DomainModel
 from server.errors import Problem
 from server.gateway import Gateway
 from server.openapi import problems
+from server.operators import Operator
 
 # Ads of a domain. Each search compares them all; 64 dimensions, k = 500, ms a query without / with 1,000 / 10,000 added: 10k ads
 # by exact search .15 / .20 / .37, 100k by IVF .27 / .36 / .56. More are better built into an index, by a night.
@@ -104,9 +105,7 @@ def add(routes: APIRouter, gateway: Gateway, record: Record) -> None:
         return _all(gateway, bundles, response, domain, found)
 
     @routes.post(path, response_model=AddedAds, responses=problems(400, 409, 412, 413, 422))
-    async def add_ads(
-        domain: str, body: AddAds, response: Response, if_match: IfMatch = None, x_operator: Operator = "operator"
-    ) -> AddedAds:
+    async def add_ads(domain: str, body: AddAds, response: Response, who: Operator, if_match: IfMatch = None) -> AddedAds:
         """Add ads with their raw features: all of the body or none of it. They are retrieved, ranked, priced and paused like any
         other. `If-Match` may name the version that was read. Answers the ads named."""
         bundles = known_domain(gateway, domain)
@@ -126,7 +125,7 @@ def add(routes: APIRouter, gateway: Gateway, record: Record) -> None:
 
         async with redis_or_503(gateway):
             await added.records.write(domain, [ad_field(ad_id) for ad_id in ads], change, version_named(if_match))
-        await record(x_operator, body.why, {f"added_ads.{domain}.{ad_id}": [None, asdict(ad)] for ad_id, ad in ads.items()})
+        await record(who, body.why, {f"added_ads.{domain}.{ad_id}": [None, asdict(ad)] for ad_id, ad in ads.items()})
         await refresh(gateway)
         async with redis_or_503(gateway):
             found = await added.records.read(domain)
@@ -137,9 +136,9 @@ def add(routes: APIRouter, gateway: Gateway, record: Record) -> None:
         domain: str,
         ad_id: AdIds,
         response: Response,
+        who: Operator,
         if_match: IfMatch = None,
-        x_operator: Operator = "operator",
-        x_why: Operator = "",
+        x_why: Why = "",
     ) -> AllAddedAds:
         """Take added ads away, also where the record cannot be read, and forget what was changed of them. Ads in a bundle's own
         table stay there. Answers what is left."""
@@ -151,7 +150,7 @@ def add(routes: APIRouter, gateway: Gateway, record: Record) -> None:
             await _forget_changes(gateway, bundles, domain, ad_id)
             left = await added.records.read(domain)
         before = {one: asdict(found.ads[one]) if one in found.ads else "unreadable" for one in ad_id}
-        await record(x_operator, x_why, {f"added_ads.{domain}.{one}": [was, None] for one, was in before.items()})
+        await record(who, x_why, {f"added_ads.{domain}.{one}": [was, None] for one, was in before.items()})
         await refresh(gateway)
         return _all(gateway, bundles, response, domain, left)
 

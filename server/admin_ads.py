@@ -18,6 +18,7 @@ from server.bundle import Bundle
 from server.errors import Problem, overloaded
 from server.gateway import Gateway
 from server.openapi import problems
+from server.operators import Operator
 from server.redis_door import FAILURES
 
 MAX_CHANGES = 1000
@@ -25,7 +26,7 @@ _NAMED = 5  # ads that an error lists
 
 Record = Callable[[str, str, dict[str, list[Any]]], Awaitable[None]]
 IfMatch = Annotated[str | None, Header()]
-Operator = Annotated[str, Header()]
+Why = Annotated[str, Header(description="goes into the audit record")]
 AdIds = Annotated[list[str], Query(min_length=1, max_length=MAX_CHANGES)]
 
 
@@ -86,9 +87,7 @@ def add(routes: APIRouter, gateway: Gateway, record: Record) -> None:
         return _all(response, domain, found)
 
     @routes.patch(path, response_model=ChangedAds, responses=problems(400, 412, 413, 422))
-    async def change_ads(
-        domain: str, body: ChangeAds, response: Response, if_match: IfMatch = None, x_operator: Operator = "operator"
-    ) -> ChangedAds:
+    async def change_ads(domain: str, body: ChangeAds, response: Response, who: Operator, if_match: IfMatch = None) -> ChangedAds:
         """Pause, resume and re-price ads: all of the body or none of it. `If-Match` may name the version that was read.
         Answers the ads named, as they are now."""
         wanted = {one.ad_id: one.model_dump(exclude_unset=True, exclude={"ad_id"}) for one in body.changes}
@@ -98,7 +97,7 @@ def add(routes: APIRouter, gateway: Gateway, record: Record) -> None:
             await _check(gateway, domain, wanted)
             version, done = await changes.write(domain, wanted, version_named(if_match))
         diff = {f"ads.{domain}.{ad_id}": [_plain(before), _plain(after)] for ad_id, (before, after) in done.items()}
-        await record(x_operator, body.why, diff)
+        await record(who, body.why, diff)
         await refresh(gateway)
         return _answer(response, domain, version, {ad_id: after for ad_id, (_, after) in done.items()})
 
@@ -107,9 +106,9 @@ def add(routes: APIRouter, gateway: Gateway, record: Record) -> None:
         domain: str,
         ad_id: AdIds,
         response: Response,
+        who: Operator,
         if_match: IfMatch = None,
-        x_operator: Operator = "operator",
-        x_why: Operator = "",
+        x_why: Why = "",
     ) -> AllChangedAds:
         """Give ads back what the bundle says of them, also where the record cannot be read. Answers what is left."""
         known_domain(gateway, domain)
@@ -118,7 +117,7 @@ def add(routes: APIRouter, gateway: Gateway, record: Record) -> None:
             fields = fields_of(found, ad_id, domain)
             await changes.records.write(domain, fields, lambda stored, size: dict.fromkeys(stored), version_named(if_match))
             left = await changes.records.read(domain)
-        await record(x_operator, x_why, {f"ads.{domain}.{one}": [_plain(found.ads.get(one)), None] for one in ad_id})
+        await record(who, x_why, {f"ads.{domain}.{one}": [_plain(found.ads.get(one)), None] for one in ad_id})
         await refresh(gateway)
         return _all(response, domain, left)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from server import admin, catalogue, errors, heap, openapi, outcomes, recommend
 from server.ads import AdsToday
@@ -26,13 +27,17 @@ from server.gateway import Gateway
 from server.metrics import MULTIPROCESS, Metrics
 from server.permits import Permits
 from server.pipeline import Pipeline
+from server.protocols import ofrep
 from server.redis_door import RowReader, connect
 from server.settings import Settings
+from server.sticky import Sticky
 from server.swap import Registry
 
 # While a bundle loads in its thread, the loop waits up to this long for the interpreter lock after each call that let go
 # of it. Python's 5 ms would be several times a request's own time.
 _SWITCH_SECONDS = 0.0005
+# A worker that imports on a busy machine answers its parent late: after 5 s, uvicorn killed it and began again, over and over.
+_HEALTHCHECK_SECONDS = 60
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -58,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
             metrics,
         ),
         experiments=Experiments(redis, metrics),
+        sticky=Sticky(rows, redis, settings.sticky_seconds),
         ads=ads,
         exposures=ExposureLog(redis, metrics, settings.exposure_queue),
         feedback=FeedbackLog(redis, metrics, settings.event_mark_seconds),
@@ -94,7 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.gateway = gateway
-    for part in (recommend, outcomes, catalogue, admin):
+    for part in (recommend, outcomes, catalogue, admin, ofrep):
         app.include_router(part.router(gateway))
     errors.install(app)
     openapi.install(app)
@@ -111,10 +117,8 @@ def worker() -> FastAPI:
 
 def serve(settings: Settings) -> None:
     """Start the workers and stay until they stop."""
-    for name, value in settings.model_dump(exclude_none=True, exclude={"operator_token"}).items():
-        os.environ[f"MDREC_{name.upper()}"] = str(value)
-    if settings.operator_token is not None:
-        os.environ["MDREC_OPERATOR_TOKEN"] = settings.operator_token.get_secret_value()
+    for name, value in settings.model_dump(exclude_none=True).items():
+        os.environ[f"MDREC_{name.upper()}"] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
     if settings.workers > 1:
         os.environ[MULTIPROCESS] = str(_empty(settings.home / "metrics"))
     uvicorn.run(
@@ -123,6 +127,7 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         workers=settings.workers,
+        timeout_worker_healthcheck=_HEALTHCHECK_SECONDS,
         access_log=False,
         server_header=False,
     )

@@ -1,4 +1,8 @@
-"""The experiment definitions as this worker knows them: read from Redis every few seconds, evaluated in memory."""
+"""The experiment definitions as this worker knows them: kept in memory, renewed as soon as somebody writes.
+
+Every write is announced on the channel `exp:changed`. A message can be lost and a connection can die without a word, so the
+worker also looks every few seconds by itself.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,11 @@ from typing import Any, cast
 
 from abtest.assign import Assigner, Routing
 from abtest.definitions import Definitions
+from abtest.evaluate import FeatureResult, Scope, evaluate
 from abtest.experiments import snapshot
+from abtest.units import Memory, Unit
 from contracts.errors import BadInput
-from contracts.keys import EXPERIMENTS
+from contracts.keys import EXPERIMENTS, EXPERIMENTS_CHANGED
 from server.metrics import Metrics
 from server.redis_door import FAILURES, Client
 
@@ -26,14 +32,39 @@ class Experiments:
         self._assigner = Assigner(Definitions())
         self.version = 0
 
-    def route(self, user_id: str, domain: str, context: Mapping[str, Any]) -> Routing:
-        return self._assigner.route(user_id, domain, context)
+    @property
+    def definitions(self) -> Definitions:
+        return self._assigner.definitions
+
+    def route(self, user_id: str, domain: str, context: Mapping[str, Any], memory: Memory | None = None) -> Routing:
+        return self._assigner.route(user_id, domain, context, memory)
+
+    def remembers(self, attributes: Mapping[str, Any]) -> list[Unit]:
+        """The units whose arms sticky experiments remember."""
+        return self._assigner.remembers(attributes)
+
+    def evaluate(self, feature: str, attributes: Mapping[str, Any], memory: Memory | None = None) -> FeatureResult:
+        """One feature, whether it routes or is a plain flag."""
+        return evaluate(Scope(self.definitions, attributes, memory=memory), feature)
 
     async def run(self, poll_seconds: float) -> None:
         """Until cancelled."""
         while True:
+            try:
+                await self._follow(poll_seconds)
+            except FAILURES as error:
+                _log.warning("changes of experiments are not announced here, looking every %g s: %s", poll_seconds, error)
+                self._metrics.background_errors.labels("experiments").inc()
             await asyncio.sleep(poll_seconds)
             await self.refresh()
+
+    async def _follow(self, poll_seconds: float) -> None:
+        """Look when a change is announced, and every few seconds in any case. Raises a redis failure."""
+        async with self._client.pubsub(ignore_subscribe_messages=True) as channel:
+            await channel.subscribe(EXPERIMENTS_CHANGED)
+            while True:
+                await self.refresh()
+                await channel.get_message(timeout=poll_seconds)
 
     async def refresh(self) -> None:
         """Never raises: definitions that cannot be read or parsed leave the known ones in force, and are counted."""

@@ -18,6 +18,7 @@ from server.permits import Permits
 from server.pipeline import Pipeline
 from server.redis_door import Client
 from server.settings import Settings
+from server.sticky import Sticky
 from server.swap import Registry
 
 _log = logging.getLogger("mdrec.server")
@@ -34,6 +35,7 @@ class Gateway:
     pipeline: Pipeline
     permits: Permits
     experiments: Experiments
+    sticky: Sticky
     ads: AdsToday
     exposures: ExposureLog
     feedback: FeedbackLog

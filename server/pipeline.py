@@ -5,6 +5,7 @@ tenth of that and lets threads of one process fight over the interpreter lock. P
 core. What must not block the loop (bundle loading) has a thread of its own (swap.py).
 
 The ladder, each rung named in `degraded`:
+    sticky     what sticky experiments remember could not be read: the hash chose the arms
     recipe     the arm's recipe has no bundle here: the champion's answers
     features   the user's row could not be read: the stranger's formula
     popular    nothing retrieved: the domain's popular ads
@@ -14,6 +15,7 @@ The ladder, each rung named in `degraded`:
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Mapping, Sequence
@@ -41,8 +43,17 @@ _HYDRATE_SHARE = 0.5  # of the caller's remaining time: the rest must still fit 
 
 
 @dataclass(slots=True)
+class RowAhead:
+    """A user row asked for before it was sure which bundle answers."""
+
+    key: str
+    data: asyncio.Task[bytes | None]
+
+
+@dataclass(slots=True)
 class Question:
-    """One request after parsing. deadline: perf_counter() seconds, infinite when the caller named none."""
+    """One request after parsing. deadline: perf_counter() seconds, infinite when the caller named none; ahead: its row, if
+    that is on its way."""
 
     user_id: str
     domain: str
@@ -51,6 +62,7 @@ class Question:
     excluded: Sequence[str] = ()
     started: float = field(default_factory=perf_counter)
     deadline: float = math.inf
+    ahead: RowAhead | None = None
 
 
 class Stopwatch:
@@ -103,7 +115,7 @@ class Pipeline:
         work = Work(bundle, domain, question.user_id, question.context)
         watch = Stopwatch(self._metrics, domain.name, bundle.recipe, question.started)
         with watch("hydrate"):
-            await self._hydrate(work, question.deadline)
+            await self._hydrate(work, question)
         await self._answer(work, watch, question, retrieve_k or self._retrieve_k)
         self._count(work)
         return work, watch
@@ -114,7 +126,7 @@ class Pipeline:
         work = Work(bundle, domain, question.user_id, question.context)
         watch = Stopwatch(self._metrics, domain.name, bundle.recipe, question.started)
         with watch("hydrate"):
-            await self._hydrate(work, question.deadline)
+            await self._hydrate(work, question)
         with watch("encode"):
             stages.encode(work)
         work.rows = stages.known_rows(domain, ad_ids)
@@ -141,11 +153,21 @@ class Pipeline:
             if bundle.ranker is not None and len(work.rows):
                 stages.rank(work)
 
-    async def _hydrate(self, work: Work, deadline: float) -> None:
-        budget = min(self._redis_seconds, max((deadline - perf_counter()) * _HYDRATE_SHARE, 0.0))
+    def ahead(self, bundle: Bundle, user_id: str, deadline: float) -> RowAhead:
+        """Ask for the row now, for a bundle that will probably answer."""
+        key = user_row(bundle.manifest.namespace, user_id)
+        return RowAhead(key, asyncio.create_task(self._rows.get(key, self.budget(deadline)), name="row-ahead"))
+
+    async def _hydrate(self, work: Work, question: Question) -> None:
         key = user_row(work.bundle.manifest.namespace, work.user_id)
+        ahead = question.ahead
         try:
-            data = await self._rows.get(key, budget)
+            if ahead is not None and ahead.key == key:
+                data = await ahead.data
+            else:
+                if ahead is not None:
+                    ahead.data.cancel()
+                data = await self._rows.get(key, self.budget(question.deadline))
             work.row = features.read_row(work.bundle, data) if data is not None else None
         except RowUnavailable:
             work.degraded.append("features")
@@ -154,6 +176,10 @@ class Pipeline:
             work.degraded.append("features")
         if work.row is None:
             work.row = features.stranger(work.bundle, work.user_id)
+
+    def budget(self, deadline: float) -> float:
+        """Seconds for a read of Redis."""
+        return min(self._redis_seconds, max((deadline - perf_counter()) * _HYDRATE_SHARE, 0.0))
 
     async def _answer(self, work: Work, watch: Stopwatch, question: Question, retrieve_k: int) -> None:
         count = max(retrieve_k, question.k)

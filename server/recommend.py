@@ -9,16 +9,14 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Mapping
 from time import perf_counter
-from typing import Any
 from uuid import uuid4
 
 import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from abtest.assign import Routing
+from abtest.assign import Routing, seen
 from contracts.keys import request_record
 from server import api
 from server.bundle import Bundle
@@ -42,9 +40,9 @@ def hot(gateway: Gateway) -> dict[str, Answer]:
         started = perf_counter()
         asked = api.RecommendRequest.model_validate_json(body)
         async with gateway.permits.of(asked.domain):
-            bundle, routing, degraded = _route(gateway, asked.user_id, asked.domain, asked.context)
             deadline = _deadline(started, asked.deadline_ms)
             question = Question(asked.user_id, asked.domain, asked.k, asked.context, asked.exclude_ad_ids, started, deadline)
+            bundle, routing, degraded = await _route(gateway, question)
             work, watch = await gateway.pipeline.recommend(bundle, question, _retrieve_k(routing))
         answer = _answer(asked, work, watch, _arms(routing, bundle), degraded)
         await _remember(gateway, asked, answer, work)
@@ -54,10 +52,10 @@ def hot(gateway: Gateway) -> dict[str, Answer]:
         started = perf_counter()
         asked = api.ScoreRequest.model_validate_json(body)
         async with gateway.permits.of(asked.domain):
-            bundle, routing, degraded = _route(gateway, asked.user_id, asked.domain, asked.context)
             question = Question(
                 asked.user_id, asked.domain, len(asked.ad_ids), asked.context, (), started, _deadline(started, asked.deadline_ms)
             )
+            bundle, routing, degraded = await _route(gateway, question)
             work, watch = await gateway.pipeline.score(bundle, question, asked.ad_ids)
         return msgspec.json.encode(_scores(asked, work, watch, _arms(routing, bundle), degraded))
 
@@ -103,16 +101,31 @@ def router(gateway: Gateway) -> APIRouter:
     return routes
 
 
-def _route(gateway: Gateway, user_id: str, domain: str, context: Mapping[str, Any]) -> tuple[Bundle, Routing, list[str]]:
+async def _route(gateway: Gateway, question: Question) -> tuple[Bundle, Routing, list[str]]:
     """Assign, then pin: (the bundle that answers, the arms, rungs already taken)."""
-    routing = gateway.experiments.route(user_id, domain, context)
+    domain, degraded = question.domain, []
+    routing = gateway.experiments.route(question.user_id, domain, question.context)
     bundle, fell_back = gateway.registry.live.choose(routing.recipe, domain)
     domain_of(bundle, domain)
+    units = gateway.experiments.remembers(seen(question.user_id, domain, question.context))
+    if units:
+        question.ahead = gateway.pipeline.ahead(bundle, question.user_id, question.deadline)  # the hash is seldom overruled
+        memory = await gateway.sticky.recall(units, gateway.pipeline.budget(question.deadline))
+        if memory is None:
+            degraded.append("sticky")
+            gateway.metrics.degraded.labels("sticky", domain).inc()
+        else:
+            routing = gateway.experiments.route(question.user_id, domain, question.context, memory)
+            bundle, fell_back = gateway.registry.live.choose(routing.recipe, domain)
+            domain_of(bundle, domain)
+        if routing.kept:
+            gateway.background(gateway.sticky.keep(routing.kept), "sticky")
     if fell_back:
+        degraded.append("recipe")
         gateway.metrics.degraded.labels("recipe", domain).inc()
     for one in routing.arms:
         gateway.metrics.exposures.labels(one.experiment, one.arm, domain).inc()
-    return bundle, routing, ["recipe"] if fell_back else []
+    return bundle, routing, degraded
 
 
 def _retrieve_k(routing: Routing) -> int | None:

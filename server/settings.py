@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
     """Units stand in names. Limits are those of the HTTP interface; a client that exceeds one is told which."""
 
-    model_config = SettingsConfigDict(env_prefix="MDREC_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="MDREC_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     home: Path = Field(default=Path(".mdrec"), description="where bundles, aliases and local Redis data live")
     host: str = Field(default="127.0.0.1", description="address to listen on")
@@ -44,8 +44,27 @@ class Settings(BaseSettings):
     event_mark_seconds: int = Field(default=7 * 86400, ge=60, description="how long a feedback event_id is remembered")
     record_seconds: int = Field(default=86400, ge=60, description="how long a decision record is kept")
     record_share: float = Field(default=0.0, ge=0, le=1, description="share of requests whose decision record is kept unasked")
+    sticky_seconds: int = Field(
+        default=90 * 86400, ge=60, description="how long a sticky experiment remembers a unit's arm after the last new one"
+    )
     fold_seconds: int = Field(
         default=900, ge=1, description="how long after its answer an impression still folds into the user's row"
     )
 
     operator_token: SecretStr | None = Field(default=None, description="bearer token of /admin/v1; unset means no admin access")
+    operator_tokens: SecretStr | None = Field(default=None, description="a token for each operator, `ada:token,bob:token`")
+
+    @field_validator("operator_tokens")
+    @classmethod
+    def _readable(cls, tokens: SecretStr | None) -> SecretStr | None:
+        named_tokens(tokens)
+        return tokens
+
+
+def named_tokens(tokens: SecretStr | None) -> dict[str, str]:
+    """Operator -> token. Raises ValueError, without the tokens, when the text is not `name:token,name:token`."""
+    pairs = [one.strip().partition(":") for one in tokens.get_secret_value().split(",")] if tokens is not None else []
+    named = {name: token for name, _, token in pairs}
+    if not all(name and token for name, token in named.items()) or len({*named.values()}) < len(pairs):
+        raise ValueError("operator tokens are not `name:token,name:token` with a name and a token of its own each")
+    return named

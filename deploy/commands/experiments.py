@@ -79,13 +79,39 @@ def ramp(
 @app.command(epilog="Example: mdrec ab pause ranker")
 def pause(key: Key, resume: Annotated[bool, typer.Option("--resume", help="bring it back")] = False, why: Why = "") -> None:
     """Switch an experiment off at once: everybody gets the champion. --resume brings back the same arms."""
-    _change(lambda now: now.amend(key, active=resume), why)
+    from abtest import actions
+
+    _change(lambda now: actions.resume(now, key) if resume else actions.pause(now, key), why)
 
 
-@app.command(epilog="Example: mdrec ab stop ranker")
-def stop(key: Key, why: Why = "") -> None:
+@app.command(epilog="Example: mdrec ab kill")
+def kill(
+    restore: Annotated[bool, typer.Option("--restore", help="experiments back as they were")] = False, why: Why = ""
+) -> None:
+    """The switch over all experiments: everybody gets the champion, in every gateway, at once."""
+    from abtest import actions
+
+    _change(lambda now: actions.kill(now, not restore), why)
+
+
+@app.command(epilog="Example: mdrec ab start ranker")
+def start(key: Key, why: Why = "") -> None:
+    """Let a draft take its units in."""
+    from abtest import actions
+
+    _change(lambda now: actions.start(now, key), why)
+
+
+@app.command(epilog="Example: mdrec ab stop ranker --release challenger")
+def stop(
+    key: Key,
+    release: Annotated[str | None, typer.Option(help="the arm everybody it targets gets from now on; else the champion")] = None,
+    why: Why = "",
+) -> None:
     """End an experiment. Its definition and its ledger stay."""
-    _change(lambda now: now.amend(key, status="stopped"), why)
+    from abtest import actions
+
+    _change(lambda now: actions.stop(now, key, release), why)
 
 
 @app.command(epilog="Example: mdrec ab report ranker")
@@ -121,9 +147,8 @@ def report(
 
 def _change(amend: Callable[[Definitions], Definitions], why: str) -> None:
     with _store() as store:
-        now = store.read()
-        after = store.write(amend(now.definitions), who=getpass.getuser(), expected_version=now.version, why=why)
-    typer.echo(f"version {after.version}; running gateways follow within seconds")
+        after = store.change(amend, who=getpass.getuser(), why=why)
+    typer.echo(f"version {after.version}; running gateways follow at once")
 
 
 @contextmanager

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import redis
 
-from abtest.experiments import ExperimentStore, VersionConflict, load_file, parse, snapshot
+from abtest import actions
+from abtest.assign import Assigner
+from abtest.experiments import Definitions, ExperimentStore, VersionConflict, load_file, parse, snapshot
 from contracts.errors import BadInput
-from contracts.keys import EXPERIMENTS, EXPERIMENTS_AUDIT
+from contracts.keys import EXPERIMENTS, EXPERIMENTS_AUDIT, EXPERIMENTS_CHANGED
 from tests.abtest.test_assign import arms, ranker
 
 
@@ -120,3 +122,53 @@ def test_a_writer_that_dies_before_the_audit_leaves_no_gap(client: redis.Redis, 
     assert client.xlen(EXPERIMENTS_AUDIT) == 1
     store.write(ranker(coverage=0.3), who="bob", expected_version=2)
     assert [(one.version, one.who) for one in store.history()] == [(3, "bob"), (2, "ann"), (1, "ann")]
+
+
+def test_a_change_without_a_version_is_made_again_when_somebody_was_first(client: redis.Redis) -> None:
+    store = ExperimentStore(client)
+    store.write(ranker(coverage=0.1), who="ann", expected_version=0)
+    seen: list[float | None] = []
+
+    def meanwhile(now: Definitions) -> Definitions:
+        seen.append(now.experiment("ranker-test").coverage)
+        if len(seen) == 1:
+            store.write(ranker(coverage=0.2), who="bob", expected_version=1)
+        return actions.pause(now, "ranker-test")
+
+    after = store.change(meanwhile, who="ann")
+    assert (after.version, seen) == (3, [0.1, 0.2])
+    assert after.definitions == ranker(coverage=0.2, active=False) == store.read().definitions
+    with pytest.raises(VersionConflict):
+        store.change(meanwhile, who="ann", expected_version=2)
+
+
+def test_a_rehearsal_stores_nothing_and_finds_what_a_write_would(client: redis.Redis) -> None:
+    store = ExperimentStore(client)
+    store.write(ranker(weights=[0.9, 0.1]), who="ann", expected_version=0)
+    after, diff = store.rehearse(lambda now: actions.kill(now), expected_version=1)
+    assert (after.version, diff, store.read().version) == (2, {"active": [None, False]}, 1)
+    with pytest.raises(BadInput, match="would change arms"):
+        store.rehearse(lambda now: now.amend("ranker-test", weights=[0.5, 0.5]))
+    with pytest.raises(VersionConflict):
+        store.rehearse(actions.kill, expected_version=0)
+
+
+def test_every_write_is_announced(client: redis.Redis) -> None:
+    with client.pubsub(ignore_subscribe_messages=True) as channel:
+        channel.subscribe(EXPERIMENTS_CHANGED)
+        channel.get_message(timeout=5)
+        ExperimentStore(client).write(ranker(), who="ann", expected_version=0)
+        assert channel.get_message(timeout=5)["data"] == b"1"
+
+
+def test_a_draft_starts_once_and_a_stopped_one_never_again() -> None:
+    draft = ranker(status="draft")
+    running = actions.start(draft, "ranker-test")
+    assert arms(running) == arms(ranker()) != arms(draft) == {}
+    for done in (running, actions.stop(running, "ranker-test")):
+        with pytest.raises(BadInput, match="not a draft"):
+            actions.start(done, "ranker-test")
+    with pytest.raises(BadInput, match="no arm 'nobody'"):
+        actions.stop(running, "ranker-test", "nobody")
+    released = actions.stop(actions.pause(running, "ranker-test"), "ranker-test", "control")
+    assert Assigner(released).route("u1", "feed").recipe == "adi+shared_dnn"  # a pause does not hold back what is released

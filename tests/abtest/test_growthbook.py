@@ -10,10 +10,11 @@ from abtest.buckets import bucket, bucket_ranges, choose_variation, equal_weight
 from abtest.conditions import matches
 from abtest.definitions import Definitions, Experiment
 from abtest.evaluate import Outcome, Scope, evaluate, run
+from abtest.units import Unit
 from tests.abtest.vectors import vectors
 
 
-def scope_of(context: dict[str, Any]) -> Scope:
+def scope_of(context: dict[str, Any], memory: dict[Unit, dict[str, str]] | None = None) -> Scope:
     return Scope(
         Definitions.model_validate({key: context[key] for key in Definitions.model_fields if key in context}),
         context.get("attributes", {}),
@@ -21,6 +22,7 @@ def scope_of(context: dict[str, Any]) -> Scope:
         qa_mode=context.get("qaMode", False),
         forced=context.get("forcedVariations", {}),
         url=context.get("url", ""),
+        memory=memory,
     )
 
 
@@ -86,11 +88,23 @@ def test_feature(case: list[Any]) -> None:
         assert as_vector(result.outcome, name) == without_ignored(expected["experimentResult"], result.outcome)
 
 
+@pytest.mark.parametrize("case", vectors("stickyBucket"))
+def test_sticky_bucket(case: list[Any]) -> None:
+    _, context, documents, name, expected, remembered = case
+    memory = {(one["attributeName"], one["attributeValue"]): dict(one["assignments"]) for one in documents}
+    result = evaluate(scope_of(context, memory), name)
+    assert result.outcome is not None
+    assert as_vector(result.outcome, name) == without_ignored(expected, result.outcome)
+    if result.outcome.kept is not None:
+        memory.setdefault(result.outcome.kept.unit, {})[result.outcome.kept.name] = result.outcome.kept.arm
+    assert memory == {(one["attributeName"], one["attributeValue"]): one["assignments"] for one in remembered.values()}
+
+
 def as_vector(outcome: Outcome, feature: str) -> dict[str, Any]:
     fields = {
         "featureId": feature, "value": outcome.value, "variationId": outcome.variation, "inExperiment": outcome.in_experiment,
         "hashUsed": outcome.hash_used, "hashAttribute": outcome.hash_attribute, "hashValue": outcome.hash_value,
-        "key": outcome.arm, "stickyBucketUsed": False,
+        "key": outcome.arm, "stickyBucketUsed": outcome.sticky_used,
     }  # fmt: skip
     if outcome.bucket is not None:
         fields["bucket"] = outcome.bucket

@@ -21,6 +21,9 @@ DEFINITIONS = {
 ROUTES = [
     ("GET", "/admin/v1/experiments"),
     ("PUT", "/admin/v1/experiments"),
+    ("POST", "/admin/v1/experiments/x/ramp"),
+    ("POST", "/admin/v1/experiments/x/pause"),
+    ("PUT", "/admin/v1/kill-switch"),
     ("GET", "/admin/v1/audit"),
     ("GET", "/admin/v1/aliases"),
     ("PUT", "/admin/v1/aliases/adi+dsfm"),
@@ -41,9 +44,9 @@ def call(served: Running, method: str, path: str, body: Any = None, **headers: s
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 @pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}])
-def test_without_the_token_nothing_is_possible(unchanged: Running, method: str, path: str, header: dict[str, str]) -> None:
+def test_without_the_token_nothing_is_possible(shared: Running, method: str, path: str, header: dict[str, str]) -> None:
     body = {"bundle_id": "b1", "recipe": "adi+dsfm"}
-    answer = unchanged.client.request(method, path, headers=header, json=body if method != "GET" else None)
+    answer = shared.client.request(method, path, headers=header, json=body if method != "GET" else None)
     problem(answer, 401)
     assert answer.headers["www-authenticate"] == "Bearer"
 
