@@ -41,6 +41,18 @@ def shared(checkerboard: World, tmp_path_factory: pytest.TempPathFactory) -> Ite
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One gateway with a token and a Redis of its own, for tests of requests to operate it that change nothing."""
+    home = tmp_path_factory.mktemp("unchanged")
+    World(with_features=True).build(home)
+    server = LocalRedis(home / "redis").start()
+    settings = Settings(home=home, redis_url=server.url, redis_timeout_ms=2000, operator_token=SecretStr(TOKEN))
+    with running(settings) as one:
+        yield one
+    server.stop()
+
+
 @pytest.fixture
 def world(home: Path) -> World:
     world = World()
