@@ -104,13 +104,13 @@ def build_indices(tables: Tables, directory: Path, seed: int, memory: Path) -> l
     entries = []
     for number, name in enumerate(tables.domains):
         folder = directory / domain_directory(number)
-        queries = _queries(tables, folder, number, seed)
+        queries = sample_queries(tables, folder, number, seed)
         index = build_domain(folder, name, queries, recall_at=RECALL_AT, recall_gate=RECALL_GATE, seed=seed, memory=memory)
         entries.append(DomainEntry(name=name, directory=domain_directory(number), ads=index.size, index=index))
     return entries
 
 
-def _queries(tables: Tables, folder: Path, number: int, seed: int) -> NDArray[np.float32]:
+def sample_queries(tables: Tables, folder: Path, number: int, seed: int) -> NDArray[np.float32]:
     """(Q, E) float32: embeddings of users drawn from the domain's training events."""
     users = np.unique(tables.column("train", "user_row")[tables.domain_rows("train", number)])
     rng = np.random.default_rng((seed, number))

@@ -292,7 +292,9 @@ def _text(
     names = [one.peer.name for one in running]
     asked, index = facts["asked"], facts["index"]
     where = f"servers on core {cores.server}, generator and Redis on core {cores.load}"
-    searched = f"{index['kind']} nprobe {index['nprobe']} (recall {index['recall']:.3f})"
+    theirs = facts["peers_index"]
+    recalls = f"recall {index['recall']:.3f}; peers {theirs['kind']} {theirs['recall']:.3f}"
+    searched = f"{index['kind']} {index['parameters']} ({recalls})"
     over = f"median [min, max] of {plan.rounds} alternating rounds; {seconds / 60:.0f} minutes in all."
     lines = [f"{asked['ads']:,} ads, {facts['k']} candidates ranked, {searched}; {where}; {over}", ""]
     names_of = ("what it is", "same ads as mdrec, mean (least)", "p_click differs", "ready after s", "idle", "RSS MiB", "PSS MiB")

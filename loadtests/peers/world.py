@@ -7,7 +7,8 @@ of the bundle is made by the code of a night (deploy/bundle_files.py, indexer, t
 With several domains, all have the ads, towers and vectors of the first, in files of their own. Equal arguments, equal world.
 
 DIR/peers holds the same world for everybody else: world.json, ranker_tiled.onnx (the graph as torch exports it, the user's row
-repeated for every candidate), weights of both models as safetensors, an exact FAISS index. Their other files are the bundle's.
+repeated for every candidate), weights of both models as safetensors, an exact FAISS index, and lists.faiss, the fastest of
+FAISS's indices that meets the same recall. Their other files are the bundle's.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ from safetensors.torch import save_file
 from contracts.aliases import Aliases
 from contracts.errors import BadInput
 from contracts.files import read_json, replace_dir, write_bytes, write_json
-from contracts.manifest import MANIFEST, DatasetEntry, DomainEntry, Manifest, RankerEntry, RetrieverEntry
+from contracts.manifest import MANIFEST, DatasetEntry, DomainEntry, IndexEntry, Manifest, RankerEntry, RetrieverEntry
 from deploy import bundle_files
 from deploy.redis_local import LocalRedis
+from indexer.build import build_index
+from indexer.index import FaissCpuIndex, Matrix
+from indexer.policy import IndexSpec
 from indexer.tower import embed, open_session
 from loadtests import ranker_forms
 from loadtests.peers.made_up import DIMENSION, MadeUp
@@ -41,6 +45,7 @@ RECIPE = "adi+dsfm"
 CANDIDATES = 500
 USERS = 20_000
 FACTS = "peers/world.json"
+FORMAT = 2  # of the files; a world of another is built again elsewhere
 
 
 def build(
@@ -53,7 +58,7 @@ def build(
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """What world.json says. Done only where it is not there: a world of other arguments raises BadInput."""
-    asked = {"ads": ads, "domains": domains, "users": users, "sensitive": list(sensitive), "seed": seed}
+    asked = {"format": FORMAT, "ads": ads, "domains": domains, "users": users, "sensitive": list(sensitive), "seed": seed}
     if (home / FACTS).is_file():
         facts = dict(read_json(home / FACTS))
         if facts["asked"] != asked:
@@ -62,9 +67,9 @@ def build(
     bundle_id = f"bench.{ads}x{domains}.s{seed}"
     world = MadeUp.draw(users, ads, domains, seed)
     with torch.no_grad():
-        manifest = _bundle(world, home, bundle_id, sensitive, seed, say)
+        manifest, of_peers = _bundle(world, home, bundle_id, sensitive, seed, say)
     with_redis(home, lambda client: _write_users(world, client, bundle_id))
-    facts = {"asked": asked, "bundle_id": bundle_id, "k": CANDIDATES, **_entries(world, manifest)}
+    facts = {"asked": asked, "bundle_id": bundle_id, "k": CANDIDATES, **_entries(world, manifest), "peers_index": of_peers}
     Aliases(home).move(RECIPE, bundle_id)
     write_json(home / FACTS, facts)
     return facts
@@ -82,7 +87,8 @@ def with_redis(home: Path, work: Callable[[redis.Redis], Any]) -> None:
 
 def _bundle(
     world: MadeUp, home: Path, bundle_id: str, sensitive: Sequence[str], seed: int, say: Callable[[str], None]
-) -> Manifest:
+) -> tuple[Manifest, dict[str, Any]]:
+    """The bundle, and what index its peers have."""
     staged, tables = home / "work" / bundle_id, _first_domain(world)
     shutil.rmtree(staged, ignore_errors=True)
     retriever, ranker = world.retriever(seed), world.ranker(sensitive, seed)
@@ -93,7 +99,8 @@ def _bundle(
     with _timed("index", say):
         (first,) = bundle_files.build_indices(tables, staged, seed, home / "work" / "sweeps")
     with _timed("what peers read", say):
-        _for_peers(world, retriever, ranker, staged, home / "peers")
+        queries_QE = bundle_files.sample_queries(tables, staged / first.directory, 0, seed)
+        of_peers = _for_peers(world, retriever, ranker, staged, first.index, queries_QE, seed, home / "peers")
     entries = [_copied(first, number, name, staged) for number, name in enumerate(world.domains)]
     bundle_files.write_golden(world, ranker, staged, seed)  # type: ignore[arg-type]
     manifest = Manifest(
@@ -121,8 +128,10 @@ def _bundle(
     whole = manifest.publish(staged)
     assert (staged / MANIFEST).is_file()
     replace_dir(staged, Aliases(home).bundle_directory(bundle_id))
-    say(f"{first.index.kind} {first.index.parameters}, recall@{first.index.recall_at} {first.index.recall:.3f}")
-    return whole
+    say(
+        f"{first.index.kind} {first.index.parameters}, recall@{first.index.recall_at} {first.index.recall:.3f}; peers: {of_peers}"
+    )
+    return whole, of_peers
 
 
 def _first_domain(world: MadeUp) -> Any:
@@ -139,15 +148,27 @@ def _copied(first: DomainEntry, number: int, name: str, staged: Path) -> DomainE
     return first.model_copy(update={"name": name, "directory": directory})
 
 
-def _for_peers(world: MadeUp, retriever: Any, ranker: Any, staged: Path, directory: Path) -> None:
+def _for_peers(
+    world: MadeUp, retriever: Any, ranker: Any, staged: Path, ours: IndexEntry, queries_QE: Matrix, seed: int, directory: Path
+) -> dict[str, Any]:
     names = export.ranker_inputs(world.schema, ranker)
     write_bytes(directory / "ranker_tiled.onnx", ranker_forms.plain_graph(ranker, world.schema, names))
     for name, model in (("ranker", ranker), ("retriever", retriever)):
         save_file({key: value.contiguous() for key, value in model.state_dict().items()}, directory / f"{name}.safetensors")
     session = open_session(staged / "domains/0/ad_tower.onnx")
     flat = faiss.IndexFlatIP(DIMENSION)
-    flat.add(embed(session, {"ad_codes": world.ad_codes}))
+    vectors_NE = embed(session, {"ad_codes": world.ad_codes})
+    flat.add(vectors_NE)
     faiss.write_index(flat, str(directory / "flat.faiss"))
+    measured = [point for point in ours.swept if point.kind in ("ivf_flat", "ivf_sq8")]
+    if not measured:  # few ads: mdrec searches exactly, and so do they
+        return {"kind": "exact", "nprobe": 0, "recall": 1.0}
+    best = min(measured, key=lambda point: point.milliseconds)
+    spec = IndexSpec(best.kind, best.nlist, best.nprobe)
+    index, recall = build_index(vectors_NE, queries_QE, spec, "peers", ours.recall_at, ours.recall_gate, seed)
+    assert isinstance(index, FaissCpuIndex)
+    index.save(directory / "lists.faiss")
+    return {"kind": spec.kind, "nprobe": index.nprobe, "recall": recall}
 
 
 def _write_users(world: MadeUp, client: redis.Redis, namespace: str) -> None:
@@ -163,7 +184,7 @@ def _entries(world: MadeUp, manifest: Manifest) -> dict[str, Any]:
         "namespace": manifest.namespace,
         "bundle": f"bundles/{manifest.bundle_id}",
         "domains": [one.name for one in manifest.domains],
-        "index": {"file": entry.file, "kind": entry.kind, "nprobe": entry.parameters.get("nprobe", 0), "recall": entry.recall},
+        "index": {"kind": entry.kind, "parameters": entry.parameters, "recall": entry.recall},
         "context": [one.name for one in world.schema.of_side("context")],
         "levels": ranker_forms.LEVELS,
         "sensitive": list(manifest.ranker.sensitive_features) if manifest.ranker else [],

@@ -108,7 +108,8 @@ def test_of_equally_fast_ones_the_one_that_finds_most_wins(domain: Domain, monke
 def test_a_candidate_under_the_gate_is_out_and_all_of_them_are_an_error(domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
     timed(monkeypatch, {0: 9.0, 55: 1.0, 219: 1.0})
     strict = replace(WANTED, recall_gate=1.0)
-    assert {point.kind for point in fastest(domain.embeddings, domain.queries, strict).points} == {"exact", "ivf_flat", "ivf_int8"}
+    kinds = {point.kind for point in fastest(domain.embeddings, domain.queries, strict).points}
+    assert kinds == {"exact", "ivf_flat", "ivf_int8"}
     only_quantised = replace(strict, memory_bytes=IndexSpec("ivf_sq8", 219).bytes(3000, 16))
     with pytest.raises(WorkFailed, match=r"'feed'.*gate 1\.0"):
         fastest(domain.embeddings, domain.queries, only_quantised)
