@@ -13,14 +13,12 @@ from datetime import date
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from abtest.compare import Lift, compare
 from abtest.definitions import Definitions, Rule
 from abtest.estimate import Estimate, Result, interval
 from abtest.guardrails import Guardrail, judge
 from abtest.ledger import JoinReport
-from abtest.metrics import METRICS, SUMS
+from abtest.metrics import METRICS
 from abtest.multiplicity import holm
 from abtest.plan import Plan
 from abtest.power import days_to_decision, detectable
@@ -87,7 +85,8 @@ def report(
     since: date | None = None, until: date | None = None,
 ) -> ExperimentReport:  # fmt: skip
     """Read the ledger's days since .. until, from the units of its days, which are made where they are missing. since: the
-    first whole day of the experiment's present weights, for the split is checked against them. Raises BadInput for an experiment that is not defined."""
+    first whole day of the experiment's present weights, for the split is checked against them. Raises BadInput for an
+    experiment that is not defined."""
     rule = definitions.experiment(experiment)
     plan = plan or Plan()
     found = tally(directory, experiment, rule.arms, plan, since, until)
@@ -114,7 +113,7 @@ def report(
 
 
 def _slice(found: Tallies, domain: str, rule: Rule, plan: Plan) -> Slice:
-    nobody = Tally.of({name: np.empty(0) for name in SUMS}, plan.metrics, past=False)
+    nobody = Tally.none()
     tallies = {arm: found.by_slice.get((domain, arm), nobody) for arm in rule.arms}
     control = tallies[rule.arm(0)]
     arms = [_arm(rule, index, tallies[arm], control, plan, overall=domain == ALL) for index, arm in enumerate(rule.arms)]
@@ -128,12 +127,12 @@ def _arm(rule: Rule, index: int, mine: Tally, control: Tally, plan: Plan, overal
         arm=rule.arm(index),
         recipe=value.get("recipe") if isinstance(value, dict) else None,
         units=mine.units,
-        requests=int(mine.sums["requests"]),
-        impressions=int(mine.sums["impressions"]),
-        clicks=int(mine.sums["clicks"]),
-        conversions=int(mine.sums["conversions"]),
-        revenue=mine.sums["revenue"],
-        values={name: interval(mine.statistics[name], plan.confidence) for name in plan.metrics},
+        requests=round(mine.sum("requests")),
+        impressions=round(mine.sum("impressions")),
+        clicks=round(mine.sum("clicks")),
+        conversions=round(mine.sum("conversions")),
+        revenue=mine.sum("revenue"),
+        values={name: interval(mine.statistic(name), plan.confidence) for name in plan.metrics},
         lifts=lifts,
         guardrails=tuple(
             judge(name, margin, lifts[name].judged, METRICS[name].better) for name, margin in plan.guardrails.items()

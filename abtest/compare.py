@@ -32,7 +32,7 @@ class Lift:
 
 
 def compare(treated: Tally, control: Tally, metric: str, plan: Plan) -> Lift:
-    plain = lift(treated.statistics[metric], control.statistics[metric], plan.confidence)
+    plain = lift(treated.statistic(metric), control.statistic(metric), plan.confidence)
     adjusted, gain = _adjusted(treated, control, metric, plan.confidence)
     best = adjusted if isinstance(gain, float) and gain >= NO_GAIN else plain
     units = treated.units + control.units
@@ -41,10 +41,10 @@ def compare(treated: Tally, control: Tally, metric: str, plan: Plan) -> Lift:
 
 
 def _adjusted(treated: Tally, control: Tally, metric: str, confidence: float) -> tuple[Result, float | NotComputable]:
-    if not (treated.past and control.past):
+    if not (treated.history and control.history):
         missing = NotComputable("the ledger holds no day before the start")
         return missing, missing
-    found = adjust(treated.past[metric], control.past[metric])
+    found = adjust(treated.paired(metric), control.paired(metric))
     if isinstance(found, NotComputable):
         return found, found
     adjusted = lift(found.treated, found.control, confidence)

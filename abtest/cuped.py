@@ -14,17 +14,15 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from abtest.moments import Moments
+from abtest.moments import Moments, Vector
 from abtest.stats import Mean, Moment, NotComputable, Ratio
 
 NO_GAIN = 0.01  # less of the variance than this removed is called nothing
 
-Vector = NDArray[np.float64]
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Paired:
     """Sufficient statistics of one arm: of a mean the columns (value, value before), of a ratio (numerator, denominator,
     numerator before, denominator before). Who was not there before has zeros."""
@@ -45,8 +43,8 @@ class Paired:
         """The outcome without its past."""
         n, mean, cross = self.moments.n, self.moments.mean, self.moments.cross
         if len(mean) == 2:
-            return Mean(n, mean[0], cross[0][0])
-        return Ratio(n, mean[0], mean[1], cross[0][0], cross[1][1], cross[0][1])
+            return Mean(n, float(mean[0]), float(cross[0, 0]))
+        return Ratio(n, *map(float, (mean[0], mean[1], cross[0, 0], cross[1, 1], cross[0, 1])))
 
 
 @dataclass(frozen=True)
@@ -123,8 +121,8 @@ def _linear(moments: Moments) -> tuple[Vector, Vector] | NotComputable:
     return outcome, before
 
 
-def _value(means: tuple[float, ...]) -> float:
-    return means[0] if len(means) == 1 else means[0] / means[1]
+def _value(means: Vector) -> float:
+    return float(means[0] if len(means) == 1 else means[0] / means[1])
 
 
 def _variance(arm: Paired) -> float:

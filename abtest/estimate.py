@@ -37,7 +37,7 @@ def interval(statistic: Statistic, confidence: float = 0.95) -> Result:
         return moment
     if isinstance(statistic, Proportion):
         return _wilson(statistic, confidence)
-    half = _quantile(moment.degrees, confidence) * math.sqrt(moment.variance)
+    half = quantile(moment.degrees, confidence) * math.sqrt(moment.variance)
     return Estimate(moment.value, moment.value - half, moment.value + half)
 
 
@@ -59,7 +59,9 @@ def lift(treated: Statistic, control: Statistic, confidence: float = 0.95) -> Re
         return pair
     left, right = pair
     if right.value <= 0:
-        return NotComputable(f"the control's value is {'0' if right.value == 0 else 'negative'}, so nothing can be relative to it")
+        return NotComputable(
+            f"the control's value is {'0' if right.value == 0 else 'negative'}, so nothing can be relative to it"
+        )
     scaled = (left.variance / right.value**2, left.degrees), (left.value**2 * right.variance / right.value**4, right.degrees)
     return _test((left.value - right.value) / right.value, max(abs(left.value / right.value), 1.0), scaled, confidence)
 
@@ -81,7 +83,7 @@ def _test(value: float, scale: float, parts: Sequence[tuple[float, float]], conf
     spread = sum(part**2 / degrees for part, degrees in parts)
     degrees = variance**2 / spread if spread > 0 else math.inf
     error = math.sqrt(variance)
-    half = _quantile(degrees, confidence) * error
+    half = quantile(degrees, confidence) * error
     return Estimate(value, value - half, value + half, 2 * tail(abs(value) / error, degrees), variance, degrees)
 
 
@@ -90,13 +92,14 @@ def tail(score: float, degrees: float) -> float:
     return float(special.ndtr(-score) if math.isinf(degrees) else special.stdtr(degrees, -score))
 
 
-def _quantile(degrees: float, confidence: float) -> float:
+def quantile(degrees: float, confidence: float) -> float:
+    """Half the width of a two-sided interval in standard errors."""
     upper = (1 + confidence) / 2
     return float(special.ndtri(upper) if math.isinf(degrees) else special.stdtrit(degrees, upper))
 
 
 def _wilson(one: Proportion, confidence: float) -> Estimate:
-    z = _quantile(math.inf, confidence)
+    z = quantile(math.inf, confidence)
     share, widen = one.successes / one.n, 1 + z**2 / one.n
     centre = (share + z**2 / (2 * one.n)) / widen
     half = z * math.sqrt(share * (1 - share) / one.n + z**2 / (4 * one.n**2)) / widen

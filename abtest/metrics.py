@@ -6,27 +6,23 @@ users: its variance is the delta method's (arXiv 1803.06336, section 4), not tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from abtest.cuped import Paired
+from abtest.moments import Moments
 from abtest.stats import Counted, Mean, Proportion, Ratio
 
 Kind = Literal["proportion", "mean", "ratio"]
-Columns = Mapping[str, NDArray[np.float64]]
-"""A column of SUMS -> (n,), one value a user; with `before_` in front of the name, the same before the experiment."""
 
-SUMS = ("requests", "impressions", "clicks", "conversions", "revenue", "capped_revenue")
-"""capped_revenue: each day's revenue of the user, at most the plan's cap."""
+COLUMNS = ("requests", "impressions", "clicks", "conversions", "revenue", "capped_revenue", "converted")
+"""What is known of each user, and so the columns of an arm's moments; a second set of the same follows where the days before
+the start are known. capped_revenue: each day's revenue, at most the plan's cap; converted: 1 with a conversion, else 0."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """proportion: share of users with a positive numerator; mean: numerator a user; ratio: scale * sum of numerators / sum of
+    """proportion: share of users with a numerator of 1; mean: numerator a user; ratio: scale * sum of numerators / sum of
     denominators."""
 
     name: str
@@ -37,22 +33,22 @@ class Metric:
     better: Literal["up", "down"] = "up"
     scale: float = 1.0
 
-    def statistic(self, users: Columns) -> Counted:
-        values = users[self.numerator]
+    def statistic(self, users: Moments) -> Counted:
+        """users: moments of COLUMNS, with or without the second set."""
+        x = COLUMNS.index(self.numerator)
+        n, mean, cross = users.n, users.mean, users.cross
         if self.kind == "proportion":
-            return Proportion(len(values), int(np.count_nonzero(values > 0)))
+            return Proportion(n, round(n * mean[x]))
         if self.denominator is None:
-            return Mean.of(values)
-        return Ratio.of(self.scale * values, users[self.denominator])
+            return Mean(n, float(mean[x]), float(cross[x, x]))
+        y, by = COLUMNS.index(self.denominator), self.scale
+        return Ratio(n, *map(float, (by * mean[x], mean[y], by**2 * cross[x, x], cross[y, y], by * cross[x, y])))
 
-    def paired(self, users: Columns) -> Paired:
-        """The same with each user's past beside it. A share of users is taken as a mean of zeros and ones."""
-        now, before = users[self.numerator], users[f"before_{self.numerator}"]
-        if self.kind == "proportion":
-            return Paired.of(now > 0, before > 0)
-        if self.denominator is None:
-            return Paired.of(now, before)
-        return Paired.of(self.scale * now, users[self.denominator], self.scale * before, users[f"before_{self.denominator}"])
+    def paired(self, users: Moments) -> Paired:
+        """The same with each user's past beside it. users: moments of both sets. A share of users is a mean of zeros and ones."""
+        here = [COLUMNS.index(name) for name in (self.numerator, self.denominator) if name is not None]
+        scales = [self.scale, 1.0][: len(here)]
+        return Paired(users.select([*here, *(at + len(COLUMNS) for at in here)], [*scales, *scales]))
 
 
 METRICS = {
@@ -66,7 +62,7 @@ METRICS = {
         Metric("cvr", "ratio", "conversions", "conversions, a click", "clicks"),
         Metric("revenue_per_user", "mean", "revenue", "revenue, a user"),
         Metric("capped_revenue_per_user", "mean", "capped_revenue", "revenue, a user, each day's up to the plan's cap"),
-        Metric("converted", "proportion", "conversions", "share of users with a conversion"),
+        Metric("converted", "proportion", "converted", "share of users with a conversion"),
     )
 }
 CAPPED = "capped_revenue_per_user"

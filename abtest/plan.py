@@ -1,10 +1,10 @@
 """What is decided before the first user is exposed: metrics, guardrails, cap, errors, size. A YAML file beside the ledger:
 
-    primary: ecpm                    # the one metric that must rise
-    guardrails: {ctr: 0.01}          # metric: worsening that is tolerated, a fraction
-    least_lift: 0.02                 # the least rise worth finding, for power and projected days
-    planned_units: 40000             # users of two arms, where the always-valid interval is narrowest
-    cap: {percentile: 99}            # or {value: 50}: the most that counts of a user's revenue in one day
+primary: ecpm                    # the one metric that must rise
+guardrails: {ctr: 0.01}          # metric: worsening that is tolerated, a fraction
+least_lift: 0.02                 # the least rise worth finding, for power and projected days
+planned_units: 40000             # users of two arms, where the always-valid interval is narrowest
+cap: {percentile: 99}            # or {value: 50}: the most that counts of a user's revenue in one day
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class Plan(_Model):
         known = self.metrics
         for name in (self.primary, *self.guardrails):
             if name not in known:
-                raise ValueError(f"unknown metric {name!r}; known: {', '.join(known)}" + ("" if self.cap else f"; {CAPPED} needs a cap"))
+                raise ValueError(
+                    f"unknown metric {name!r}; known: {', '.join(known)}" + ("" if self.cap else f"; {CAPPED} needs a cap")
+                )
         return self
 
     @property

@@ -8,7 +8,6 @@ from rich.text import Text
 from abtest.analyze import ExperimentReport, Slice, slices
 from abtest.compare import Lift
 from abtest.estimate import Result
-from abtest.metrics import METRICS
 from abtest.srm import SrmCheck
 from abtest.stats import NotComputable
 
@@ -19,7 +18,16 @@ def to_markdown(report: ExperimentReport) -> str:
     lines = [f"# Experiment {report.experiment}", "", *(f"- {note}" for note in notes(report))]
     for domain, part in slices(report):
         head, *rows = _rows(report, part)
-        lines += ["", f"## {_escaped(domain)}", "", f"Split {_srm(part.srm)}.", "", _row(head), _row(["---"] * len(head)), *map(_row, rows)]
+        lines += [
+            "",
+            f"## {_escaped(domain)}",
+            "",
+            f"Split {_srm(part.srm)}.",
+            "",
+            _row(head),
+            _row(["---"] * len(head)),
+            *map(_row, rows),
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -58,7 +66,11 @@ def notes(report: ExperimentReport) -> list[str]:
         lines += [f"{arm.arm}: guardrail {one.verdict}: {one.reason}." for one in arm.guardrails]
         lines += _cuped_note(arm.arm, arm.lifts)
         left = report.days_left[arm.arm]
-        lines.append(f"{arm.arm}: days to decision: " + (f"({left.reason})" if isinstance(left, NotComputable) else f"{left:,.0f} more") + ".")
+        lines.append(
+            f"{arm.arm}: days to decision: "
+            + (f"({left.reason})" if isinstance(left, NotComputable) else f"{left:,.0f} more")
+            + "."
+        )
     check = report.overall.srm
     if (isinstance(check, SrmCheck) and check.broken) or report.split.words:
         p_value = f" (p = {check.p_value:.2g})" if isinstance(check, SrmCheck) else ""
@@ -72,7 +84,9 @@ def _declared(report: ExperimentReport) -> str:
     if plan.declared is None:
         return f"No plan was declared; the default's primary metric is {plan.primary}."
     late = report.start is not None and plan.declared > report.start
-    return f"Plan of {plan.declared}, primary metric {plan.primary}" + (f": declared after the start on {report.start}." if late else ".")
+    return f"Plan of {plan.declared}, primary metric {plan.primary}" + (
+        f": declared after the start on {report.start}." if late else "."
+    )
 
 
 def _cuped_note(arm: str, lifts: dict[str, Lift]) -> list[str]:

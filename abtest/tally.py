@@ -14,7 +14,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from abtest.cuped import Paired
-from abtest.metrics import CAPPED, METRICS, SUMS, Columns
+from abtest.metrics import CAPPED, COLUMNS, METRICS
+from abtest.moments import Moments
 from abtest.plan import Cap, Plan
 from abtest.stats import Counted, Missing, NotComputable
 from abtest.units import count, part_of, parts_for, refresh, units
@@ -25,38 +26,45 @@ ALL = ""
 """The slice of all domains; no domain is called so."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tally:
-    """One arm's users in one slice. past: by metric the statistics with the days before beside them; empty where the ledger
-    has none."""
+    """One arm's users in one slice: the moments of COLUMNS, twice where the days before the start are known. uncapped: why
+    there is no cap here, where one was planned."""
 
-    units: int
-    sums: dict[str, float]
-    statistics: dict[str, Counted]
-    past: dict[str, Paired]
+    moments: Moments
+    uncapped: str | None = None
 
     @classmethod
-    def of(cls, users: Columns, metrics: Sequence[str], past: bool) -> Tally:
-        """users: by column (n,)"""
-        return cls(
-            units=len(users["requests"]),
-            sums={name: float(users[name].sum()) for name in _READ},
-            statistics={name: METRICS[name].statistic(users) for name in metrics},
-            past={name: METRICS[name].paired(users) for name in metrics} if past else {},
-        )
+    def none(cls) -> Tally:
+        return cls(Moments.of(np.empty((len(COLUMNS), 0))))
+
+    @property
+    def units(self) -> int:
+        return self.moments.n
+
+    @property
+    def history(self) -> bool:
+        return len(self.moments.mean) > len(COLUMNS)
+
+    def sum(self, column: str) -> float:
+        return self.moments.n * float(self.moments.mean[COLUMNS.index(column)])
+
+    def statistic(self, metric: str) -> Counted:
+        if self.uncapped is not None and metric == CAPPED:
+            return Missing(self.uncapped)
+        return METRICS[metric].statistic(self.moments)
+
+    def paired(self, metric: str) -> Paired:
+        return METRICS[metric].paired(self.moments)
 
     def __add__(self, other: Tally) -> Tally:
-        return Tally(
-            self.units + other.units,
-            {name: value + other.sums[name] for name, value in self.sums.items()},
-            {name: _added(one, other.statistics[name]) for name, one in self.statistics.items()},
-            {name: one + other.past[name] for name, one in self.past.items()},
-        )
+        return Tally(self.moments + other.moments, self.uncapped)
 
 
 @dataclass
 class Tallies:
-    """by_slice: (domain or ALL, arm) -> Tally. history: does the ledger hold days before the start? crossed: users seen in two arms, who are in no tally. unknown_arms: arm -> users,
+    """by_slice: (domain or ALL, arm) -> Tally. history: does the ledger hold days before the start?
+    crossed: users seen in two arms, who are in no tally. unknown_arms: arm -> users,
     of arms that the definition does not have. units_by_day: day -> arm -> users seen that day. cap: of a user's revenue in one
     day over all domains, None where the plan has none."""
 
@@ -93,14 +101,14 @@ def tally(
     found = Tallies(start=start, history=history, cap=caps.of(ALL) if caps else None)
     for part in range(parts):
         rows = part_of(frame, part, parts).filter(past | now).collect(engine="streaming")
-        _count(found, rows.filter(now), rows.filter(past), arms, plan.metrics, caps)
+        _count(found, rows.filter(now), rows.filter(past), arms, caps)
     return found
 
 
-def _count(found: Tallies, now: pl.DataFrame, past: pl.DataFrame, arms: Sequence[str], metrics: Sequence[str], caps: _Caps | None) -> None:
+def _count(found: Tallies, now: pl.DataFrame, past: pl.DataFrame, arms: Sequence[str], caps: _Caps | None) -> None:
     """Add the users of one part."""
-    per_user = now.group_by("user_id").agg(pl.col("arm").n_unique())
-    crossed = per_user.filter(pl.col("arm") > 1)
+    met = now.group_by("user_id").agg(pl.col("arm").n_unique())
+    crossed = met.filter(pl.col("arm") > 1)
     found.crossed += len(crossed)
     unknown = now.filter(~pl.col("arm").is_in(arms)).unique(["user_id", "arm"])
     found.unknown_arms.update(dict(unknown.group_by("arm").len().iter_rows()))
@@ -110,15 +118,12 @@ def _count(found: Tallies, now: pl.DataFrame, past: pl.DataFrame, arms: Sequence
     past = past.join(now.select("user_id").unique(), on="user_id", how="semi").drop("arm")
     for domain, rows, before in _slices(now, past):
         cap = caps.of(domain) if caps else None
-        users = _per_user(rows, ["user_id", "arm"], cap)
+        users = per_user(rows, ["user_id", "arm"], cap)
         if found.history:
-            before_users = _per_user(before, ["user_id"], cap).rename({name: f"before_{name}" for name in SUMS})
-            users = users.join(before_users, on="user_id", how="left").with_columns(pl.col("^before_.*$").fill_null(0))
+            users = with_past(users, per_user(before, ["user_id"], cap))
         for (arm,), mine in users.partition_by("arm", as_dict=True).items():
-            columns = {name: mine[name].cast(pl.Float64).to_numpy() for name in mine.columns if name not in ("user_id", "arm")}
-            one = Tally.of(columns, metrics, found.history)
-            if isinstance(cap, NotComputable):
-                one.statistics[CAPPED] = Missing(cap.reason)
+            moments = moments_of(mine, found.history)
+            one = Tally(moments, cap.reason if isinstance(cap, NotComputable) else None)
             key = (domain, str(arm))
             found.by_slice[key] = found.by_slice[key] + one if key in found.by_slice else one
 
@@ -130,13 +135,23 @@ def _slices(now: pl.DataFrame, past: pl.DataFrame) -> Iterator[tuple[str, pl.Dat
         yield str(domain), rows, befores.get((domain,), past.clear())
 
 
-def _per_user(rows: pl.DataFrame, key: list[str], cap: float | NotComputable | None) -> pl.DataFrame:
-    """Sums of each user's days, with the capped revenue beside them."""
-    limit = cap if isinstance(cap, float) else None
-    if limit is None:
-        return rows.group_by(key).agg(pl.col(_READ).sum(), capped_revenue=pl.col("revenue").sum())
-    days = rows.group_by(*key, "day").agg(pl.col(_READ).sum())
-    return days.group_by(key).agg(pl.col(_READ).sum(), capped_revenue=pl.col("revenue").clip(upper_bound=limit).sum())
+def per_user(rows: pl.DataFrame, key: list[str], cap: float | NotComputable | None) -> pl.DataFrame:
+    """COLUMNS of each user, summed over the days."""
+    if isinstance(cap, float):
+        rows = rows.group_by(*key, "day").agg(pl.col(_READ).sum())
+    capped = pl.col("revenue").clip(upper_bound=cap) if isinstance(cap, float) else pl.col("revenue")
+    return rows.group_by(key).agg(pl.col(_READ).sum(), capped_revenue=capped.sum(), converted=pl.col("conversions").sum() > 0)
+
+
+def with_past(users: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
+    """users: COLUMNS by user; before: the same before the start, of those that were there."""
+    past = before.rename({name: f"before_{name}" for name in COLUMNS})
+    return users.join(past, on="user_id", how="left").with_columns(pl.col("^before_.*$").fill_null(0))
+
+
+def moments_of(users: pl.DataFrame, history: bool) -> Moments:
+    names = [*COLUMNS, *(f"before_{name}" for name in COLUMNS if history)]
+    return Moments.of(users.select(pl.col(names).cast(pl.Float64)).to_numpy().T)
 
 
 @dataclass(frozen=True)
@@ -177,12 +192,3 @@ def _arm_of(met: pl.DataFrame, experiment: str) -> pl.DataFrame:
             if record["experiment"] == experiment:
                 arm[lines] = record["arm"]
     return met.with_columns(arm=pl.col("arms").replace_strict(arm, default=None, return_dtype=pl.String)).drop_nulls("arm")
-
-
-def _added(one: Counted, other: Counted) -> Counted:
-    """Statistics of the same metric are of one kind."""
-    if isinstance(one, Missing) or isinstance(other, Missing):
-        return one if isinstance(one, Missing) else other
-    if type(one) is not type(other):
-        raise TypeError(f"cannot add {type(one).__name__} and {type(other).__name__}")
-    return one + other  # type: ignore[operator]

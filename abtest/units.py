@@ -87,7 +87,9 @@ def join_counts(directory: Path, since: date | None = None, until: date | None =
     days = [day for day in _days(_place(directory)) if (since is None or day >= since) and (until is None or day <= until)]
     made = [_made(_place(directory) / f"day={day}") or {} for day in days]
     total = {name: sum(one.get(name, 0) for one in made) for name in _COUNTS}
-    received = [path for day in _days(directory) if since is None or day >= since for path in _files(directory, "feedback", day, day)]
+    received = [
+        path for day in _days(directory) if since is None or day >= since for path in _files(directory, "feedback", day, day)
+    ]
     events = count(pl.scan_parquet(received, hive_partitioning=False, glob=False)) if received else 0
     return JoinReport(
         exposures=total["exposures"],
@@ -127,7 +129,9 @@ class _Part:
 
     @classmethod
     def of(cls, answers: pl.LazyFrame, outcomes: pl.LazyFrame, first: date) -> _Part:
-        every = answers.select(*_REQUEST, "domain", "time", "arms", "ads", day=pl.col("time").dt.date()).collect(engine="streaming")
+        every = answers.select(*_REQUEST, "domain", "time", "arms", "ads", day=pl.col("time").dt.date()).collect(
+            engine="streaming"
+        )
         asked = every.unique(["day", *_REQUEST], keep="first", maintain_order=True)
         yesterdays = asked.select(pl.col("day") + _DAY, *_REQUEST)  # a retry after midnight is no new request
         asked = asked.join(yesterdays, on=["day", *_REQUEST], how="anti").filter(pl.col("day") >= first)
