@@ -15,13 +15,13 @@ from pathlib import Path
 
 from abtest.compare import Lift, compare
 from abtest.definitions import Definitions, Rule
-from abtest.estimate import Estimate, Result, interval
+from abtest.estimate import Estimate, Result, interval, quantile
 from abtest.guardrails import Guardrail, judge
 from abtest.ledger import JoinReport
 from abtest.metrics import METRICS
 from abtest.multiplicity import holm
 from abtest.plan import Plan
-from abtest.power import days_to_decision, detectable
+from abtest.power import days_to_decision
 from abtest.sequential import half_width
 from abtest.srm import Diagnosis, SrmCheck, diagnose, srm
 from abtest.stats import NotComputable
@@ -184,7 +184,7 @@ def _days_left(overall: Slice, plan: Plan, days: int) -> dict[str, float | NotCo
 def _half_width(plan: Plan, units: int, variance: float, growth: float) -> float:
     if plan.sequential:
         return half_width(variance, units * growth, plan.planned_units, plan.confidence)
-    return detectable(math.sqrt(variance), 0.5, plan.confidence)
+    return quantile(math.inf, plan.confidence) * math.sqrt(variance)
 
 
 def _weights(rule: Rule) -> dict[str, float]:

@@ -71,7 +71,7 @@ def _of(tally: Tally, metric: str, days: int, users: int, plan: Plan) -> Forecas
         value=base.value,
         detectable=detectable(error, plan.power, plan.confidence),
         with_past=past,
-        power=unplanned if least is None else power_of(least, error, plan.confidence),
+        power=unplanned if least is None else power_of(least, base.error(users / 2, users / 2, least), plan.confidence),
         units=unplanned if least is None else units_needed(base, least, 0.5, plan.power, plan.confidence),
     )
 

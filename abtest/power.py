@@ -36,29 +36,32 @@ class Baseline:
             return NotComputable("no variation between units, so no error can be estimated")
         return cls(moment.value, moment.variance * units * (1 - gain))
 
-    def error(self, treated: float, control: float) -> float:
-        """Standard error of the lift with that many users in either arm."""
-        return math.sqrt(self.unit_variance * (1 / treated + 1 / control)) / self.value
+    def error(self, treated: float, control: float, lift: float = 0.0) -> float:
+        """Standard error of the lift with that many users in either arm. A true lift scales the treated users' spread, and by
+        the delta method (arXiv 1803.06336, section 3) what the control's spread does to the lift, both by 1 + lift."""
+        return (1 + lift) * math.sqrt(self.unit_variance * (1 / treated + 1 / control)) / self.value
 
 
 def power_of(lift: float, error: float, confidence: float = 0.95) -> float:
-    """Chance that a true lift (a fraction) of this standard error is found different from 0, on either side."""
+    """Chance that a true lift (a fraction) with this standard error is found different from 0, on either side."""
     z, shift = _z(confidence), abs(lift) / error
     return float(special.ndtr(shift - z) + special.ndtr(-shift - z))
 
 
 def detectable(error: float, power: float = 0.8, confidence: float = 0.95) -> float:
-    """The minimal detectable lift: the least that is found with this power. The far side's chance (below 1e-6 from a power
-    of .5 on) is left out."""
-    return (_z(confidence) + float(special.ndtri(power))) * error
+    """The minimal detectable rise: the least lift that is found with this power; infinite where a rise widens the interval as
+    fast as it grows. error: of the lift when there is none. The far side's chance (below 1e-6 from a power of .5 on) is
+    left out."""
+    shift = (_z(confidence) + float(special.ndtri(power))) * error
+    return shift / (1 - shift) if shift < 1 else math.inf
 
 
 def units_needed(baseline: Baseline, lift: float, share: float = 0.5, power: float = 0.8, confidence: float = 0.95) -> int:
     """Users of both arms together that find `lift`, when `share` of them is treated. Raises ValueError on a lift of 0."""
     if lift == 0:
         raise ValueError("no number of users shows a lift of 0")
-    wanted = abs(lift) / detectable(1.0, power, confidence)  # the standard error that is small enough
-    return math.ceil((baseline.error(share, 1 - share) / wanted) ** 2)
+    wanted = abs(lift) / (_z(confidence) + float(special.ndtri(power)))  # the standard error that is small enough
+    return math.ceil((baseline.error(share, 1 - share, lift) / wanted) ** 2)
 
 
 def days_to_decision(

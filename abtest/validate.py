@@ -94,17 +94,18 @@ def validate(world: World, numbers: Iterable[int], seed: int) -> Rates:
 ALL_DOMAINS = "all domains"
 
 
-def predicted_power(world: World, lift: float, seed: int) -> dict[str, float]:
-    """By metric over all domains: from twenty times as many users without any lift, as if they were the days before."""
+def predicted_power(world: World, seed: int) -> dict[str, float]:
+    """By metric that the law gives a lift, over all domains: from twenty times as many users without any lift,
+    as if they were the days before."""
     plan = Plan(cap=Cap(value=world.cap), guardrails={})
     big = draw(World(**{**vars(world), "users": 20 * world.users, "lift": 0.0, "crash": False}), np.random.default_rng(seed))
     (last,) = big.tallies(days=[world.days - 1])
     exposed = (last["control"].units + last["treated"].units) / 20
     found = {}
-    for name in plan.metrics:
+    for name, lift in true_lifts(world, plan.metrics).items():
         baseline = Baseline.of(last["control"].statistic(name).moment(), last["control"].units)
-        if not isinstance(baseline, NotComputable):
-            found[name] = power_of(lift, baseline.error(exposed / 2, exposed / 2))
+        if lift and not isinstance(baseline, NotComputable):
+            found[name] = power_of(lift, baseline.error(exposed / 2, exposed / 2, lift))
     return found
 
 

@@ -81,7 +81,7 @@ def simulate(
         validate(nothing, range(experiments), seed),
         validate(planted, range(experiments), seed + 1),
         validate(crash, range(experiments), seed + 2),
-        predicted_power(planted, lift, seed),
+        predicted_power(planted, seed),
         nothing,
     )
     typer.echo(text)

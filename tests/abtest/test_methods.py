@@ -121,8 +121,10 @@ def test_power_and_sizes_are_those_of_statsmodels() -> None:
     theirs = NormalIndPower().power(effect, nobs1=n, alpha=0.05, ratio=1.5)
     assert power_of(0.05, base.error(n, 1.5 * n)) == pytest.approx(theirs, rel=1e-9)
     size = NormalIndPower().solve_power(effect, power=0.9, alpha=0.05, ratio=1.0)
-    assert units_needed(base, 0.05, power=0.9) == pytest.approx(2 * size, abs=2)
-    assert power_of(detectable(base.error(n, n)), base.error(n, n)) == pytest.approx(0.8, abs=1e-5)
+    assert units_needed(base, 0.05, power=0.9) / 1.05**2 == pytest.approx(2 * size, abs=2)
+    least = detectable(base.error(n, n))
+    assert power_of(least, base.error(n, n, least)) == pytest.approx(0.8, abs=1e-5)
+    assert math.isinf(detectable(0.5))
     assert isinstance(Baseline.of(Moment(0.0, 1.0, 5), 6), NotComputable)
     with pytest.raises(ValueError, match="lift of 0"):
         units_needed(base, 0.0)
@@ -135,7 +137,7 @@ def test_days_to_decision_fall_to_nothing_as_the_variance_does() -> None:
         return 1.959964 * math.sqrt(variance)
 
     left = days_to_decision(now, 5, 0.02, fixed)
-    assert left == pytest.approx(5 * (detectable(0.02) / 0.02) ** 2 - 5, rel=0.03)
+    assert left == pytest.approx(5 * (1.959964 + 0.841621) ** 2 - 5, rel=0.03)
     assert days_to_decision(now, 5, 0.06, fixed) == 0
     for one, lift_wanted, reason in (
         (now, None, "names no least lift"),

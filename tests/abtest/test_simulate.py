@@ -29,7 +29,7 @@ def test_rates_of_small_runs_are_near_what_is_promised_and_add_up() -> None:
     assert lifted.covered[ALL_DOMAINS, "ctr", "fixed"] >= 8
     assert lifted.known[ALL_DOMAINS, "converted", "fixed"] == 0  # the law has no closed form for it
     assert crashed.first_days[FIRST_DAY_OF_CRASH] == 10
-    text = tables(nothing, lifted, crashed, predicted_power(planted, 0.5, 0), SMALL)
+    text = tables(nothing, lifted, crashed, predicted_power(planted, 0), SMALL)
     assert "names that day first in 100.0%" in text and text.count("| ctr |") == 2
 
 
