@@ -15,7 +15,7 @@ from typing import Any
 
 from abtest.definitions import Definitions, Feature
 from abtest.evaluate import FeatureResult, Outcome, Scope, evaluate
-from abtest.units import Kept, Memory, Unit, units
+from abtest.remembered import Kept, Memory, Unit, units
 
 Json = Any
 

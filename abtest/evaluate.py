@@ -12,7 +12,7 @@ from typing import Any, Literal
 from abtest.buckets import bucket, choose_variation, in_namespace, in_range, query_string_override
 from abtest.conditions import matches
 from abtest.definitions import BanditLeaf, Definitions, Experiment, Filter, ParentCondition, Rule, Split
-from abtest.units import Kept, Memory, hash_value, memory_name, remembered, unit_of
+from abtest.remembered import Kept, Memory, hash_value, memory_name, remembered, unit_of
 
 Json = Any
 Source = Literal["unknownFeature", "defaultValue", "force", "experiment", "prerequisite", "cyclicPrerequisite"]

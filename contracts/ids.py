@@ -32,9 +32,7 @@ class IdTable:
         np.cumsum([len(one) for one in encoded], out=self._offsets[1:])
         if len(set(encoded)) != len(encoded):
             raise ValueError("ids are not unique")
-        sums = np.fromiter(map(zlib.crc32, encoded), np.uint32, len(encoded))
-        self._row_by_sum: np.ndarray[Any, Any] = np.argsort(sums, kind="stable").astype(np.int32)
-        self._sums: np.ndarray[Any, Any] = sums[self._row_by_sum]
+        self._sum(encoded)
 
     @classmethod
     def load(cls, stem: Path) -> IdTable:
@@ -45,6 +43,9 @@ class IdTable:
         table._offsets = np.asarray(load_array(_part(stem, "offsets")))
         if len(table._offsets) == 0 or table._offsets[-1] != len(table._blob):
             raise BundleError(f"{_part(stem, 'blob')} and its offsets disagree", "the file was cut short or altered; rebuild it")
+        if not _part(stem, "sums").exists():  # written by a version that had none
+            table._sum(table._bytes(row) for row in range(len(table)))
+            return table
         table._sums = np.asarray(load_array(_part(stem, "sums")))
         table._row_by_sum = np.asarray(load_array(_part(stem, "rows")))
         if not len(table._sums) == len(table._row_by_sum) == len(table):
@@ -82,6 +83,11 @@ class IdTable:
         firsts = self._sums.searchsorted(sums_B).tolist()
         found = map(self._at, encoded, sums_B.tolist(), firsts)
         return np.fromiter(found, np.int64, len(encoded))
+
+    def _sum(self, encoded: Iterable[bytes]) -> None:
+        sums = np.fromiter(map(zlib.crc32, encoded), np.uint32, len(self))
+        self._row_by_sum: np.ndarray[Any, Any] = np.argsort(sums, kind="stable").astype(np.int32)
+        self._sums: np.ndarray[Any, Any] = sums[self._row_by_sum]
 
     def _at(self, encoded: bytes | None, wanted: int, place: int) -> int:
         """The row of an id, from the first of those that have its checksum; -1 where none of them is it."""

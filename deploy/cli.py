@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from contracts.errors import MdrecError
-from deploy.commands import bundles, data, experiments, models, serving
+from deploy.commands import bundles, data, experiments, models, planning, serving
 
 app = typer.Typer(
     name="mdrec",
@@ -28,6 +28,9 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(bundles.app, name="bundle")
+experiments.app.command(epilog="Example: mdrec ab plan ranker plan.yaml")(planning.plan)
+experiments.app.command(epilog="Example: mdrec ab power plan.yaml --days 14")(planning.power)
+experiments.app.command(epilog="Example: mdrec ab simulate --experiments 200")(planning.simulate)
 app.add_typer(experiments.app, name="ab")
 app.add_typer(serving.features_app, name="features")
 for command, example in (

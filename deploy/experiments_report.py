@@ -9,21 +9,34 @@ from urllib.parse import quote
 
 import redis
 
-from abtest.analyze import report
+from abtest.analyze import ExperimentReport, report
 from abtest.experiments import ExperimentStore
+from abtest.phases import phase_start
+from abtest.plan import plan_of
 from abtest.promote import decide
 from abtest.render import to_markdown
+from abtest.units import refresh
 from contracts.files import write_bytes
+
+_CHANGES = 10_000  # of the audit trail, read back to find when an experiment's split last changed
+
+
+def current_report(home: Path, client: redis.Redis, experiment: str) -> ExperimentReport:
+    """By the declared plan, over the present phase. Raises BadInput for an experiment that is not defined."""
+    store = ExperimentStore(client)
+    definitions = store.read().definitions
+    since = phase_start(definitions, experiment, store.history(_CHANGES))
+    return report(home / "events", definitions, experiment, plan_of(home, experiment), since)
 
 
 def report_experiments(home: Path, client: redis.Redis, say: Callable[[str], None]) -> None:
-    """Write home/reports/<day>-<experiment>.md for each running experiment and say whether to promote, hold or roll back.
-    Nothing is moved: an operator does that with `mdrec bundle alias champion RECIPE`."""
-    definitions = ExperimentStore(client).read().definitions
-    for key, rule in definitions.experiments().items():
+    """Make the units of the ledger's new days, write home/reports/<day>-<experiment>.md for each running experiment and say
+    whether to promote, hold or roll back. Nothing is moved: an operator does that with `mdrec bundle alias champion RECIPE`."""
+    refresh(home / "events")
+    for key, rule in ExperimentStore(client).read().definitions.experiments().items():
         if rule.status != "running" or not rule.active:
             continue
-        found = report(home / "events", definitions, key)
+        found = current_report(home, client, key)
         decision = decide(found)
         verdict = f"{decision.action}{f' {decision.arm}' if decision.arm else ''}: {'; '.join(decision.reasons)}"
         day = datetime.now(UTC).strftime("%Y-%m-%d")

@@ -15,7 +15,7 @@ from abtest.assign import Assigner, Routing
 from abtest.definitions import Definitions
 from abtest.evaluate import FeatureResult, Scope, evaluate
 from abtest.experiments import snapshot
-from abtest.units import Memory, Unit
+from abtest.remembered import Memory, Unit
 from contracts.errors import BadInput
 from contracts.keys import EXPERIMENTS, EXPERIMENTS_CHANGED
 from server.metrics import Metrics

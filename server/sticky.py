@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from abtest.units import Kept, Memory, Unit
+from abtest.remembered import Kept, Memory, Unit
 from contracts.keys import sticky_arms
 from server.redis_door import Client, RowReader, RowUnavailable
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.home import events_directory, home
+from deploy.home import home
 
 if TYPE_CHECKING:
     from abtest.definitions import Definitions
@@ -119,21 +119,20 @@ def report(
     key: Key,
     json_out: Annotated[Path | None, typer.Option("--json", help="write the report as JSON")] = None,
 ) -> None:
-    """Impressions, CTR and eCPM per arm and domain with intervals, and whether the split is sound."""
+    """Every metric per arm and domain with intervals, and whether the split is sound; the last line is advice."""
     import redis
     from rich.console import Console
 
-    from abtest import analyze, render
-    from abtest.experiments import ExperimentStore
+    from abtest import render
     from abtest.promote import decide
     from contracts.files import write_bytes
     from deploy.close_day import drain
+    from deploy.experiments_report import current_report
     from deploy.redis_local import redis_url
 
     with redis_url(home()) as url, redis.Redis.from_url(url) as client:
         drain(client, home())
-        definitions = ExperimentStore(client).read().definitions
-    result = analyze.report(events_directory(), definitions, key)
+        result = current_report(home(), client, key)
     if json_out:
         write_bytes(json_out, json.dumps(asdict(result), default=str, indent=2).encode())
     console = Console()

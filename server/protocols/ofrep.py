@@ -19,7 +19,7 @@ from fastapi.responses import Response
 
 from abtest.definitions import Feature
 from abtest.evaluate import FeatureResult
-from abtest.units import Memory
+from abtest.remembered import Memory
 from server.api import MAX_ID_BYTES
 from server.gateway import Gateway
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import redis
 from rich.console import Console
 
-from abtest.analyze import METRICS, ArmReport, ExperimentReport, Slice, report
+from abtest.analyze import ArmReport, ExperimentReport, Slice, report
 from abtest.assign import Assigner
+from abtest.compare import Lift
 from abtest.drain import drain
+from abtest.estimate import Estimate, Result
+from abtest.guardrails import judge
 from abtest.ledger import JoinReport
-from abtest.promote import Policy, decide
+from abtest.plan import Plan
+from abtest.promote import decide
 from abtest.render import to_markdown, to_tables
-from abtest.stats import Estimate, NotComputable, SrmCheck
+from abtest.srm import Diagnosis, SrmCheck
+from abtest.stats import NotComputable
 from contracts.errors import BadInput
 from contracts.events import Exposure, Feedback
 from tests.abtest.test_assign import ranker
@@ -81,7 +85,7 @@ def test_a_report_counts_by_hand(client: redis.Redis, tmp_path: Path) -> None:
     assert isinstance(control.values["ctr"], Estimate) and control.values["ctr"].value == 0.5
     assert isinstance(control.values["ecpm"], Estimate) and control.values["ecpm"].value == 1000 * 1.5 / 2
     assert isinstance(challenger.values["ctr"], NotComputable)
-    assert isinstance(challenger.lifts["ctr"], NotComputable)
+    assert isinstance(challenger.lifts["ctr"].plain, NotComputable)
     assert (found.crossed_units, found.unknown_arms) == (1, {"retired": 1})
     assert list(found.domains) == ["feed", "search"]
     assert [arm.impressions for arm in found.domains["search"].arms] == [1, 0]
@@ -94,7 +98,7 @@ def test_a_planted_lift_is_found_and_promoted_and_its_mirror_rolled_back(client:
     log(client, traffic(3_000, lift=0.5, seed=3))
     drain(client, tmp_path)
     found = report(tmp_path, DEFINITIONS, "ranker-test")
-    ctr = found.overall.arm("challenger").lifts["ctr"]
+    ctr = found.overall.arm("challenger").lifts["ctr"].plain
     assert isinstance(ctr, Estimate) and ctr.low < 0.5 < ctr.high and ctr.low > 0
     assert isinstance(found.overall.srm, SrmCheck) and not found.overall.srm.broken
     assert found.join.joined_events == found.join.events
@@ -114,20 +118,34 @@ def test_srm_is_taken_against_the_definitions_weights(client: redis.Redis, tmp_p
     assert "SAMPLE RATIO MISMATCH" in to_markdown(even)
 
 
+def lift_of(low: float, high: float, p_value: float = 0.001) -> Lift:
+    one: Result = Estimate((low + high) / 2, low, high, p_value, 1e-4)
+    return Lift(one, NotComputable("no past"), NotComputable("no past"), one, one, p_value)
+
+
 def arm_of(name: str, units: int, **lifts: tuple[float, float]) -> ArmReport:
-    flat: Any = dict.fromkeys(METRICS, NotComputable("not asked"))
-    found = {metric: Estimate((low + high) / 2, low, high, 0.5) for metric, (low, high) in lifts.items()}
-    return ArmReport(name, None, units, units, 0, 0, 0.0, flat, flat | found)
+    none = NotComputable("not asked")
+    flat = dict.fromkeys(Plan().metrics, Lift(none, none, none, none, none))
+    found = flat | {metric: lift_of(*bounds) for metric, bounds in lifts.items()}
+    guard = (judge("ctr", 0.01, found["ctr"].judged, "up"),)
+    return ArmReport(name, None, units, 0, units, 0, 0, 0.0, dict.fromkeys(flat, none), found, guard)
 
 
-def report_of(*challengers: ArmReport, crossed: int = 0, domains: dict[str, ArmReport] | None = None) -> ExperimentReport:
+def report_of(
+    *challengers: ArmReport, crossed: int = 0, domains: dict[str, ArmReport] | None = None, plan: Plan | None = None,
+    words: tuple[str, ...] = (),
+) -> ExperimentReport:  # fmt: skip
     control, fine = arm_of("control", 5_000), SrmCheck(0.1, 0.7)
     parts = {name: Slice([control, arm], fine) for name, arm in (domains or {}).items()}
-    overall = Slice([control, *challengers], fine)
-    return ExperimentReport("x", "control", 0.95, overall, parts, crossed, {}, JoinReport(0, 0, 0, 0, 0, 0, 0))
+    return ExperimentReport(
+        experiment="x", control="control", plan=plan or Plan(), overall=Slice([control, *challengers], fine), domains=parts,
+        crossed_units=crossed, unknown_arms={}, join=JoinReport(0, 0, 0, 0, 0, 0, 0), split=Diagnosis({}, {}, list(words)),
+        start=None, days=3, days_left={arm.arm: NotComputable("not asked") for arm in challengers}, cap=None,
+    )  # fmt: skip
 
 
-BETTER = arm_of("b", 5_000, ecpm=(0.01, 0.1), ctr=(-0.02, 0.05))
+BETTER = arm_of("b", 5_000, ecpm=(0.01, 0.1), ctr=(-0.005, 0.05))
+CHANCE = replace(BETTER, lifts=BETTER.lifts | {"ecpm": lift_of(0.01, 0.1, p_value=0.08)})
 
 
 @pytest.mark.parametrize(
@@ -138,10 +156,13 @@ BETTER = arm_of("b", 5_000, ecpm=(0.01, 0.1), ctr=(-0.02, 0.05))
         (report_of(arm_of("b", 5_000, ecpm=(-0.01, 0.1))), "hold", "did not surely rise"),
         (report_of(arm_of("b", 5_000)), "hold", "not computable, not asked"),
         (report_of(BETTER, crossed=500), "hold", "500 of 10500 users were seen in two arms"),
+        (report_of(BETTER, words=("in feed: 'b' has 3 users",)), "hold", "mismatch in feed: 'b' has 3 users"),
         (report_of(BETTER, domains={"feed": arm_of("b", 900, ecpm=(-0.2, -0.1))}), "hold", "fell in feed"),
+        (report_of(CHANCE), "hold", "as one of several challengers may by chance"),
         (report_of(arm_of("b", 5_000, ecpm=(-0.1, -0.01))), "roll_back", "ecpm of 'b' fell"),
-        (report_of(arm_of("b", 5_000, ecpm=(0.01, 0.1), ctr=(-0.1, -0.02))), "roll_back", "ctr of 'b' fell"),
-        (report_of(arm_of("b", 5_000, ecpm=(0.01, 0.1), ctr=(-0.1, -0.005))), "promote", "rose"),
+        (report_of(arm_of("b", 5_000, ecpm=(0.01, 0.1), ctr=(-0.1, -0.02))), "roll_back", "ctr is worse by more than the margin"),
+        (report_of(arm_of("b", 5_000, ecpm=(0.01, 0.1), ctr=(-0.1, -0.005))), "hold", "ctr may be worse by more than the margin"),
+        (report_of(arm_of("b", 5_000, ecpm=(0.01, 0.1))), "hold", "ctr: not computable, not asked"),
         (report_of(), "hold", "no challenger"),
     ],
 )
@@ -151,10 +172,16 @@ def test_decisions(found: ExperimentReport, action: str, reason: str) -> None:
     assert reason in " ".join(decision.reasons)
 
 
-def test_the_policy_names_the_metric_and_the_best_arm_wins() -> None:
+def test_a_fall_in_one_of_many_domains_that_chance_explains_does_not_hold_a_promotion() -> None:
+    unlucky = arm_of("b", 900, ecpm=(-0.2, -0.1))
+    unlucky = replace(unlucky, lifts=unlucky.lifts | {"ecpm": lift_of(-0.2, -0.1, p_value=0.3)})
+    assert decide(report_of(BETTER, domains={"feed": unlucky})).action == "promote"
+
+
+def test_the_plan_names_the_metric_and_the_best_arm_wins() -> None:
     other = arm_of("c", 5_000, ecpm=(0.02, 0.03), ctr=(0.3, 0.4))
     assert decide(report_of(BETTER, other)).arm == "c"
-    assert decide(report_of(BETTER), Policy(primary="ctr", guardrails=())).action == "hold"
+    assert decide(report_of(BETTER, plan=Plan(primary="ctr", guardrails={}))).action == "hold"
 
 
 def test_reports_render_with_reasons_and_hostile_domain_names(client: redis.Redis, tmp_path: Path) -> None:
@@ -162,7 +189,7 @@ def test_reports_render_with_reasons_and_hostile_domain_names(client: redis.Redi
     drain(client, tmp_path)
     found = report(tmp_path, DEFINITIONS, "ranker-test")
     markdown = to_markdown(found)
-    assert "[red]a\\|b" in markdown
+    assert "## [red]a\\|b" in markdown
     assert "a variance needs two units or more" in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in rows}) == 1

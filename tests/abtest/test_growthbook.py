@@ -10,7 +10,7 @@ from abtest.buckets import bucket, bucket_ranges, choose_variation, equal_weight
 from abtest.conditions import matches
 from abtest.definitions import Definitions, Experiment
 from abtest.evaluate import Outcome, Scope, evaluate, run
-from abtest.units import Unit
+from abtest.remembered import Unit
 from tests.abtest.vectors import vectors
 
 

@@ -13,19 +13,9 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats as scipy_stats
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
-from abtest.stats import (
-    Estimate,
-    Mean,
-    NotComputable,
-    Proportion,
-    Ratio,
-    SrmCheck,
-    Statistic,
-    difference,
-    interval,
-    lift,
-    srm,
-)
+from abtest.estimate import Estimate, difference, interval, lift
+from abtest.srm import SrmCheck, srm
+from abtest.stats import Mean, NotComputable, Proportion, Ratio, Statistic
 
 RNG = np.random.default_rng(7)
 CONTROL, TREATED = RNG.gamma(2, 1, 400), RNG.gamma(2, 1.2, 350)

@@ -66,6 +66,13 @@ def test_ids_of_one_checksum_are_told_apart() -> None:
     assert IdTable(["plumless"]).find(["buckeroo"]).tolist() == [-1]
 
 
+def test_a_table_without_checksums_is_read_as_well(tmp_path: Path) -> None:
+    IdTable(HOSTILE).save(tmp_path / "ids")
+    for part in ("sums", "rows"):
+        (tmp_path / f"ids.{part}.npy").unlink()
+    assert IdTable.load(tmp_path / "ids").find([*HOSTILE, "zz"]).tolist() == [*range(len(HOSTILE)), -1]
+
+
 def test_many_ids_at_once_are_found_as_few_are() -> None:
     table = IdTable(str(at) for at in range(3000))
     asked = [str(at) for at in range(2990, 9000)]
