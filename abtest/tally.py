@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -90,7 +91,7 @@ def tally(
     met = _arm_of(units(directory, None, until).select("day", "arms").unique().collect(engine="streaming"), experiment)
     if met.is_empty():
         return Tallies()
-    start: date = met["day"].min()  # type: ignore[assignment]
+    start = cast(date, met["day"].min())
     frame = units(directory, start - timedelta(days=plan.before_days), until).join(
         met.select("arms", "arm").unique().lazy(), on="arms", how="left"
     )

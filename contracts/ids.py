@@ -80,9 +80,15 @@ class IdTable:
             return np.fromiter((get(one, -1) for one in ids), dtype=np.int64, count=len(ids))
         encoded = [None if one is None else one.encode(_ENCODING, "surrogatepass") for one in ids]
         sums_B = np.fromiter((zlib.crc32(one or b"") for one in encoded), np.uint32, len(encoded))
-        firsts = self._sums.searchsorted(sums_B).tolist()
-        found = map(self._at, encoded, sums_B.tolist(), firsts)
-        return np.fromiter(found, np.int64, len(encoded))
+        if not len(self):
+            return np.full(len(encoded), -1, dtype=np.int64)
+        first_B = self._sums.searchsorted(sums_B)
+        rows_B: np.ndarray[Any, np.dtype[np.int64]] = self._row_by_sum[np.minimum(first_B, len(self) - 1)].astype(np.int64)
+        blob, spans = self._blob.data, zip(self._offsets[rows_B].tolist(), self._offsets[rows_B + 1].tolist(), strict=True)
+        for at, (one, (start, end)) in enumerate(zip(encoded, spans, strict=True)):
+            if one is None or blob[start:end] != one:  # unknown, or not the first of its checksum
+                rows_B[at] = self._at(one, int(sums_B[at]), int(first_B[at]))
+        return rows_B
 
     def _sum(self, encoded: Iterable[bytes]) -> None:
         sums = np.fromiter(map(zlib.crc32, encoded), np.uint32, len(self))

@@ -45,8 +45,10 @@ def hot(gateway: Gateway) -> dict[str, Answer]:
             bundle, routing, degraded = await _route(gateway, question)
             work, watch = await gateway.pipeline.recommend(bundle, question, _retrieve_k(routing))
         answer = _answer(asked, work, watch, _arms(routing, bundle), degraded)
-        await _remember(gateway, asked, answer, work)
-        return msgspec.json.encode(answer)
+        shown = await _remember(gateway, asked, answer, work)
+        content = msgspec.json.encode(answer)
+        gateway.exposures.put(shown)  # what cannot be written as JSON has failed by now, and does not stop the writer behind it
+        return content
 
     async def score(body: bytes) -> bytes:
         started = perf_counter()
@@ -185,8 +187,8 @@ def _scores(asked: api.ScoreRequest, work: Work, watch: Stopwatch, arms: list[ap
     )
 
 
-async def _remember(gateway: Gateway, asked: api.RecommendRequest, answer: api.RecommendAnswer, work: Work) -> None:
-    """Queue the exposure. An explained request's record is written now, so that it can be read once the answer is there."""
+async def _remember(gateway: Gateway, asked: api.RecommendRequest, answer: api.RecommendAnswer, work: Work) -> Shown:
+    """The exposure. An explained request's record is written now, so that it can be read once the answer is there."""
     settings = gateway.settings
     now = time.time()
     shown = Shown(answer, now, asked.user_id, work.bundle.recipe, asked.context)
@@ -201,7 +203,7 @@ async def _remember(gateway: Gateway, asked: api.RecommendRequest, answer: api.R
             gateway.metrics.degraded.labels("record", answer.domain).inc()
     elif settings.record_share and random.random() < settings.record_share:
         shown.record = (_record(asked, answer, work, now), settings.record_seconds)
-    gateway.exposures.put(shown)
+    return shown
 
 
 def _record(asked: api.RecommendRequest, answer: api.RecommendAnswer, work: Work, now: float) -> api.DecisionRecord:

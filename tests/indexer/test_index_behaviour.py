@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -15,6 +17,8 @@ from index_world import MAKERS, MakeIndex, coded, gpu, ivf
 
 from contracts.errors import BadInput
 from contracts.manifest import IndexKind
+from indexer import coded as coded_lists
+from indexer import compiler
 from indexer.build import build_index
 from indexer.gpu import FaissGpuIndex, device_number, gpu_count
 from indexer.grown import GrownIndex
@@ -381,3 +385,22 @@ def test_added_ads_are_found_exactly_whatever_the_base_approximates(narrow: Fais
         kept = [row for row in found.rows[at] if row < 5000]
         assert kept == own.rows[at, : len(kept)].tolist(), "the base's own keep their order"
     assert (found.rows >= 5000).any()
+
+
+def test_a_kept_kernel_that_cannot_be_used_is_thrown_away_and_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, imported = tmp_path / "kernels", importlib.import_module
+    kept.mkdir()
+    failures = [EOFError("cut short")]
+
+    def once(name: str, package: str | None = None) -> Any:
+        if name == "indexer.lists_kernel" and failures:
+            raise failures.pop()
+        return imported(name, package)
+
+    monkeypatch.setattr(importlib, "import_module", once)
+    monkeypatch.setattr(compiler, "_kept", [kept])
+    assert coded_lists._kernel(64) is imported("indexer.lists_kernel").scan_of(64)
+    assert not kept.exists() and not compiler._kept
+    failures.append(EOFError("again"))
+    with pytest.raises(EOFError, match="again"):  # nothing was kept: the cache is not what is wrong
+        coded_lists._kernel(64)

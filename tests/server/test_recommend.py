@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import redis
 
 from contracts.keys import user_row
 from contracts.user_row import blend
+from server.edge import Edge
 from server.settings import Settings
 from tests.server.live import Running, eventually, running, stream
 from tests.server.worlds import DOMAINS, KAPPA, WIDTH, World
@@ -197,3 +200,24 @@ def test_before_any_bundle_the_gateway_says_so(settings: Settings) -> None:
         assert "Retry-After" in answer.headers
         assert served.client.get("/readyz").status_code == 503
         assert served.client.get("/livez").status_code == 200
+
+
+def test_the_routes_behind_the_edge_answer_as_it_does(world: World, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stand there for the OpenAPI document, and answer where the edge knows no path of theirs."""
+
+    class Blind(Edge):
+        def __init__(self, app: Any, metrics: Any, max_body_bytes: int, hot: Any) -> None:
+            super().__init__(app, metrics, max_body_bytes, {})
+
+    bodies = {
+        "/v1/recommend": {"user_id": "u1", "domain": "feed", "k": 3, "request_id": "r"},
+        "/v1/score": {"user_id": "u1", "domain": "feed", "ad_ids": ["a1", "a2", "no"], "request_id": "r"},
+        "/v1/recommend?bad": {"user_id": "u1", "domain": "nowhere"},
+    }
+    answers = []
+    for edge in (Edge, Blind):
+        monkeypatch.setattr("server.app.Edge", edge)
+        with running(settings) as served:
+            found = [served.client.post(path, json=body) for path, body in bodies.items()]
+        answers.append([(one.status_code, one.headers["content-type"], {**one.json(), "timings_ms": 0}) for one in found])
+    assert answers[0] == answers[1] and [status for status, *_ in answers[0]] == [200, 200, 422]
