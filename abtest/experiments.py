@@ -41,6 +41,9 @@ return false
 """
 
 
+_NOTE_ATTEMPTS = 10
+
+
 class VersionConflict(WorkFailed):
     """Somebody else wrote first (HTTP 412)."""
 
@@ -144,6 +147,21 @@ class ExperimentStore:
         self._file_audit()
         entries = cast(list[tuple[bytes, dict[bytes, bytes]]], self._redis.xrevrange(EXPERIMENTS_AUDIT, count=count))
         return [Change(**json.loads(fields[b"change"])) for _, fields in entries]
+
+    def note(self, *, who: str, why: str, diff: dict[str, list[Json]]) -> None:
+        """Put on record what changed beside the definitions (an alias, an ad). The store numbers its entries `<version>-0`;
+        changes between two versions take the numbers after it. Raises WorkFailed where versions change too fast."""
+        for _ in range(_NOTE_ATTEMPTS):
+            self._file_audit()  # so that the last version's own number stays free for it
+            version = self.read().version
+            record = json.dumps(asdict(Change(version, who, time.time(), why, diff)))
+            try:
+                self._redis.xadd(EXPERIMENTS_AUDIT, {b"change": record.encode()}, id=f"{version}-*")
+                return
+            except redis.ResponseError as error:  # another version came in between
+                if "equal or smaller" not in str(error):
+                    raise
+        raise WorkFailed("the change was made but its record was not", f"definitions change too fast; write it down: {diff}")
 
     def _fields(self) -> dict[bytes, bytes]:
         return cast(dict[bytes, bytes], self._redis.hgetall(EXPERIMENTS))

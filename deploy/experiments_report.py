@@ -31,7 +31,8 @@ def current_report(home: Path, client: redis.Redis, experiment: str) -> Experime
 
 def report_experiments(home: Path, client: redis.Redis, say: Callable[[str], None]) -> None:
     """Make the units of the ledger's new days, write home/reports/<day>-<experiment>.md for each running experiment and say
-    whether to promote, hold or roll back. Nothing is moved: an operator does that with `mdrec bundle alias champion RECIPE`."""
+    whether to promote, hold or roll back. Nothing is moved: an operator does
+    that with `mdrec ab apply KEY`."""
     refresh(home / "events")
     for key, rule in ExperimentStore(client).read().definitions.experiments().items():
         if rule.status != "running" or not rule.active:

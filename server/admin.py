@@ -7,8 +7,6 @@ shape. Files and Redis are read in a thread, away from the loop that answers use
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -17,9 +15,9 @@ import redis
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict
 
-from abtest.experiments import Change, ExperimentStore, VersionConflict
-from contracts.keys import EXPERIMENTS_AUDIT
-from server import admin_added, admin_ads, admin_experiments
+from abtest.experiments import ExperimentStore, VersionConflict
+from contracts.errors import WorkFailed
+from server import admin_added, admin_ads, admin_experiments, admin_promotion
 from server.admin_ads import IfMatch
 from server.errors import Problem, overloaded
 from server.gateway import Gateway
@@ -30,7 +28,6 @@ T = TypeVar("T")
 Json = dict[str, Any]
 
 _TIMEOUT_SECONDS = 5.0
-_AUDIT_ATTEMPTS = 10
 
 
 class MoveAlias(BaseModel):
@@ -67,21 +64,24 @@ def router(gateway: Gateway) -> APIRouter:
             raise overloaded("redis-gone", f"Redis is unreachable: {error}", gateway.settings.retry_after_seconds) from None
         except VersionConflict as error:
             raise Problem(412, "version-conflict", str(error)) from None
+        except WorkFailed as error:
+            raise Problem(503, "audit", str(error)) from None
 
     async def change_alias(who: str, why: str, path: str, change: Callable[[], tuple[Any, Any]]) -> None:
         """Apply, put on record, and let this worker look at once; the others follow at their next look."""
 
         def work() -> None:
             before, after = change()
-            _audit(client, store, who, why, {path: [before, after]})
+            store.note(who=who, why=why, diff={path: [before, after]})
 
         await off_loop(work)
         gateway.background(gateway.registry.refresh(), "swap")
 
     async def record(who: str, why: str, diff: dict[str, list[Any]]) -> None:
-        await off_loop(lambda: _audit(client, store, who, why, diff))
+        await off_loop(lambda: store.note(who=who, why=why, diff=diff))
 
     admin_experiments.add(routes, gateway, store, off_loop)
+    admin_promotion.add(routes, gateway, store, off_loop)
     admin_ads.add(routes, gateway, record)
     admin_added.add(routes, gateway, record)
 
@@ -143,18 +143,3 @@ def router(gateway: Gateway) -> APIRouter:
         return {"champion": body.recipe}
 
     return routes
-
-
-def _audit(client: redis.Redis, store: ExperimentStore, who: str, why: str, diff: dict[str, list[Any]]) -> None:
-    """The store numbers its entries `<version>-0`; changes between two versions take the numbers after it."""
-    for _ in range(_AUDIT_ATTEMPTS):
-        store.history(1)  # files the last change of definitions, so that its number stays free for it
-        version = store.read().version
-        change = Change(version, who, time.time(), why, diff)
-        try:
-            client.xadd(EXPERIMENTS_AUDIT, {b"change": json.dumps(asdict(change)).encode()}, id=f"{version}-*")
-            return
-        except redis.ResponseError as error:  # another version came in between
-            if "equal or smaller" not in str(error):
-                raise
-    raise Problem(503, "audit", "the change was made but its record was not; definitions change too fast", diff=diff)

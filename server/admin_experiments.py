@@ -80,14 +80,14 @@ def add(routes: APIRouter, gateway: Gateway, store: ExperimentStore, off_loop: O
         if not dry_run:
             await gateway.experiments.refresh()
             response.headers["ETag"] = f'"{after.version}"'
-        return {**_shown(after), "diff": diff, "dry_run": dry_run}
+        return {**shown(after), "diff": diff, "dry_run": dry_run}
 
     @routes.get(path)
     async def read_experiments(response: Response) -> Json:
         """The definitions, what they say of each experiment, and their version; the ETag is what a write must name."""
         found = await off_loop(store.read)
         response.headers["ETag"] = f'"{found.version}"'
-        return _shown(found)
+        return shown(found)
 
     @routes.put(path, responses=errors)
     async def write_experiments(
@@ -99,22 +99,22 @@ def add(routes: APIRouter, gateway: Gateway, store: ExperimentStore, off_loop: O
         def replace(now: Definitions) -> Definitions:
             return wanted if "active" in wanted.model_fields_set else wanted.model_copy(update={"active": now.active})
 
-        return await write(response, replace, who, x_why, _expected(if_match, dry_run), dry_run)
+        return await write(response, replace, who, x_why, expected_version(if_match, dry_run), dry_run)
 
     @routes.post(path + "/{key:path}/ramp", responses=errors)
     async def ramp_experiment(
         key: str, body: Ramp, response: Response, who: Operator, if_match: IfMatch = None, dry_run: DryRun = False
     ) -> Json:
         """Give an experiment more traffic; no unit changes arms."""
-        amend = _of(key, lambda now: ramp(now, key, body.coverage, body.shares))
-        return await write(response, amend, who, body.why, _expected(if_match, dry_run), dry_run)
+        amend = amend_known(key, lambda now: ramp(now, key, body.coverage, body.shares))
+        return await write(response, amend, who, body.why, expected_version(if_match, dry_run), dry_run)
 
     @routes.post(path + "/{key:path}/pause", responses=errors)
     async def pause_experiment(
         key: str, body: Reason, response: Response, who: Operator, if_match: IfMatch = None, dry_run: DryRun = False
     ) -> Json:
         """Take an experiment away at once; `If-Match` may be left out."""
-        amend = _of(key, lambda now: actions.pause(now, key))
+        amend = amend_known(key, lambda now: actions.pause(now, key))
         return await write(response, amend, who, body.why, version_named(if_match), dry_run)
 
     @routes.post(path + "/{key:path}/resume", responses=errors)
@@ -122,24 +122,24 @@ def add(routes: APIRouter, gateway: Gateway, store: ExperimentStore, off_loop: O
         key: str, body: Reason, response: Response, who: Operator, if_match: IfMatch = None, dry_run: DryRun = False
     ) -> Json:
         """Bring a paused experiment back with the same arms."""
-        amend = _of(key, lambda now: actions.resume(now, key))
-        return await write(response, amend, who, body.why, _expected(if_match, dry_run), dry_run)
+        amend = amend_known(key, lambda now: actions.resume(now, key))
+        return await write(response, amend, who, body.why, expected_version(if_match, dry_run), dry_run)
 
     @routes.post(path + "/{key:path}/start", responses=errors)
     async def start_experiment(
         key: str, body: Reason, response: Response, who: Operator, if_match: IfMatch = None, dry_run: DryRun = False
     ) -> Json:
         """Let a draft take its units in."""
-        amend = _of(key, lambda now: actions.start(now, key))
-        return await write(response, amend, who, body.why, _expected(if_match, dry_run), dry_run)
+        amend = amend_known(key, lambda now: actions.start(now, key))
+        return await write(response, amend, who, body.why, expected_version(if_match, dry_run), dry_run)
 
     @routes.post(path + "/{key:path}/stop", responses=errors)
     async def stop_experiment(
         key: str, body: Stop, response: Response, who: Operator, if_match: IfMatch = None, dry_run: DryRun = False
     ) -> Json:
         """End an experiment; its definition and its ledger stay."""
-        amend = _of(key, lambda now: actions.stop(now, key, body.release))
-        return await write(response, amend, who, body.why, _expected(if_match, dry_run), dry_run)
+        amend = amend_known(key, lambda now: actions.stop(now, key, body.release))
+        return await write(response, amend, who, body.why, expected_version(if_match, dry_run), dry_run)
 
     @routes.put("/kill-switch", responses=problems(412, 422))
     async def kill_switch(
@@ -150,7 +150,7 @@ def add(routes: APIRouter, gateway: Gateway, store: ExperimentStore, off_loop: O
         return await write(response, amend, who, body.why, version_named(if_match), dry_run)
 
 
-def _of(key: str, amend: Amend) -> Amend:
+def amend_known(key: str, amend: Amend) -> Amend:
     """Raises 404 where there is no such experiment."""
 
     def checked(now: Definitions) -> Definitions:
@@ -164,13 +164,15 @@ def _of(key: str, amend: Amend) -> Amend:
     return checked
 
 
-def _expected(if_match: str | None, dry_run: bool) -> int | None:
+def expected_version(if_match: str | None, dry_run: bool = False) -> int | None:
+    """The version that a write names. Raises 428 where it names none and is no rehearsal."""
     if if_match is None and not dry_run:
         raise Problem(428, "precondition-required", "send `If-Match` with the ETag of the definitions you read", field="If-Match")
     return version_named(if_match)
 
 
-def _shown(found: Snapshot) -> Json:
+def shown(found: Snapshot) -> Json:
+    """What the admin API answers of a version of the definitions."""
     rules = [(name, rule) for name, feature in found.definitions.features.items() for rule in feature.rules if rule.is_experiment]
     return {
         "version": found.version,

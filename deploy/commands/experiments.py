@@ -144,6 +144,55 @@ def report(
     typer.echo(f"{decision.action}: {'; '.join(decision.reasons)}")
 
 
+@app.command(epilog="Example: mdrec ab apply ranker --why 'four weeks, all guardrails pass'")
+def apply(
+    key: Key,
+    arm: Annotated[str | None, typer.Option(help="promote this arm whatever the report says; --why must say the reason")] = None,
+    why: Why = "",
+) -> None:
+    """Do what the report advises: promote (everybody gets the arm), roll_back (the experiment stops) or hold (nothing)."""
+    import redis
+
+    from abtest import actions
+    from abtest.experiments import ExperimentStore
+    from abtest.promote import Decision, decide
+    from abtest.promotion import Promoter
+    from contracts.errors import BadInput
+    from deploy.close_day import drain
+    from deploy.experiments_report import current_report
+    from deploy.redis_local import redis_url
+
+    if arm and not why:
+        raise BadInput("--arm goes over the report's head and needs --why", "say what the report cannot know")
+    with redis_url(home()) as url, redis.Redis.from_url(url) as client:
+        store, who = ExperimentStore(client), getpass.getuser()
+        version = store.read().version
+        if arm:
+            decision, reason = Decision("promote", arm, []), why
+        else:
+            drain(client, home())
+            decision = decide(current_report(home(), client, key))
+            reason = "; ".join(filter(None, [why, *decision.reasons]))
+        typer.echo(f"{decision.action}: {reason}")
+        if decision.action == "promote":
+            done, _ = Promoter(store, home()).promote(key, str(decision.arm), who=who, why=reason, expected_version=version)
+            gets = f"champion is {done.champion}, was {done.before}" if done.champion else f"all whom it targets get {done.arm!r}"
+            typer.echo(f"{gets}; `mdrec ab revert {key}` takes it back")
+        elif decision.action == "roll_back":
+            store.change(lambda now: actions.stop(now, key), who=who, why=reason, expected_version=version)
+            typer.echo(f"experiment {key} is stopped, everybody gets the champion")
+
+
+@app.command(epilog="Example: mdrec ab revert ranker --why 'complaints'")
+def revert(key: Key, why: Why = "") -> None:
+    """Take a promotion back: the champion is the one before, and the experiment runs again with the same arms."""
+    from abtest.promotion import Promoter
+
+    with _store() as store:
+        done, after = Promoter(store, home()).revert(key, who=getpass.getuser(), why=why)
+    typer.echo(f"version {after.version}: {key} runs again" + (f", champion is {done.before}" if done.champion else ""))
+
+
 def _change(amend: Callable[[Definitions], Definitions], why: str) -> None:
     with _store() as store:
         after = store.change(amend, who=getpass.getuser(), why=why)

@@ -23,6 +23,8 @@ ROUTES = [
     ("PUT", "/admin/v1/experiments"),
     ("POST", "/admin/v1/experiments/x/ramp"),
     ("POST", "/admin/v1/experiments/x/pause"),
+    ("POST", "/admin/v1/experiments/x/promote"),
+    ("POST", "/admin/v1/experiments/x/revert"),
     ("PUT", "/admin/v1/kill-switch"),
     ("GET", "/admin/v1/audit"),
     ("GET", "/admin/v1/aliases"),
