@@ -15,7 +15,7 @@ from pathlib import Path
 
 from abtest.compare import Lift, compare
 from abtest.definitions import Definitions, Rule
-from abtest.estimate import Estimate, Result, interval, quantile
+from abtest.estimate import Result, interval, quantile
 from abtest.guardrails import Guardrail, judge
 from abtest.ledger import JoinReport
 from abtest.metrics import METRICS
@@ -150,9 +150,9 @@ def _corrected(slices: Mapping[str, Slice], plan: Plan) -> dict[str, Slice]:
     for domain, part in slices.items():
         for arm in part.arms:
             for name, lift in arm.lifts.items():
-                if isinstance(lift.judged, Estimate) and lift.judged.p_value is not None:
+                if lift.p_value is not None:
                     family = asked if (domain, name) == (ALL, plan.primary) else shown
-                    family[domain, arm.arm, name] = lift.judged.p_value
+                    family[domain, arm.arm, name] = lift.p_value
     adjusted = holm(asked) | holm(shown)
     return {
         domain: replace(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from abtest.cuped import NO_GAIN, adjust
-from abtest.estimate import Estimate, Result, lift
+from abtest.estimate import Estimate, Result, difference, lift
 from abtest.plan import Plan
 from abtest.sequential import sequential
-from abtest.stats import NotComputable
+from abtest.stats import NotComputable, Statistic
 from abtest.tally import Tally
 
 
@@ -23,6 +23,7 @@ class Lift:
     gain: float | NotComputable
     always_valid: Result
     judged: Result
+    p_value: float | None = None
     holm_p: float | None = None
 
     @property
@@ -32,20 +33,33 @@ class Lift:
 
 
 def compare(treated: Tally, control: Tally, metric: str, plan: Plan) -> Lift:
-    plain = lift(treated.statistic(metric), control.statistic(metric), plan.confidence)
-    adjusted, gain = _adjusted(treated, control, metric, plan.confidence)
-    best = adjusted if isinstance(gain, float) and gain >= NO_GAIN else plain
+    pair = treated.statistic(metric), control.statistic(metric)
+    plain = lift(*pair, plan.confidence)
+    adjusted, gain, adjusted_pair = _adjusted(treated, control, metric, plan.confidence)
+    helps = isinstance(gain, float) and gain >= NO_GAIN and adjusted_pair is not None
+    best = adjusted if helps else plain
     units = treated.units + control.units
     always_valid = sequential(best, units, plan.planned_units, plan.confidence) if units else best
-    return Lift(plain, adjusted, gain, always_valid, always_valid if plan.sequential else best)
+    if plan.sequential:
+        return Lift(plain, adjusted, gain, always_valid, always_valid, _p_value(always_valid))
+    apart = difference(*(adjusted_pair if helps and adjusted_pair else pair), plan.confidence)
+    return Lift(plain, adjusted, gain, always_valid, best, _p_value(apart) if isinstance(best, Estimate) else None)
 
 
-def _adjusted(treated: Tally, control: Tally, metric: str, confidence: float) -> tuple[Result, float | NotComputable]:
+def _adjusted(
+    treated: Tally, control: Tally, metric: str, confidence: float
+) -> tuple[Result, float | NotComputable, tuple[Statistic, Statistic] | None]:
     if not (treated.history and control.history):
         missing = NotComputable("the ledger holds no day before the start")
-        return missing, missing
+        return missing, missing, None
     found = adjust(treated.paired(metric), control.paired(metric))
     if isinstance(found, NotComputable):
-        return found, found
+        return found, found, None
     adjusted = lift(found.treated, found.control, confidence)
-    return adjusted, adjusted if isinstance(adjusted, NotComputable) else found.gain
+    if isinstance(adjusted, NotComputable):
+        return adjusted, adjusted, None
+    return adjusted, found.gain, (found.treated, found.control)
+
+
+def _p_value(one: Result) -> float | None:
+    return one.p_value if isinstance(one, Estimate) else None

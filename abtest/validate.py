@@ -54,7 +54,7 @@ class Rates:
 
 def validate(world: World, numbers: Iterable[int], seed: int) -> Rates:
     """Read each experiment after every day over all domains, and after the last day in each domain."""
-    plan = Plan(planned_units=world.users, cap=Cap(value=world.cap), guardrails={})
+    plan = Plan(planned_units=world.users, cap=Cap(value=world.cap), guardrails={}, sequential=False)
     truths = {ALL_DOMAINS: true_lifts(world, plan.metrics)} | {
         name: true_lifts(world, plan.metrics, number) for number, name in enumerate(world.domains)
     }
@@ -122,8 +122,8 @@ def _note(
             if name in truth:
                 rates.known[key] += 1
                 rates.covered[key] += one.low <= truth[name] <= one.high
-            if method == "fixed" and one.p_value is not None:
-                p_values[part, name] = one.p_value
+        if lift.p_value is not None:
+            p_values[part, name] = lift.p_value
 
 
 def _ways(lift: Lift) -> Iterator[tuple[str, Result]]:

@@ -120,7 +120,7 @@ def test_srm_is_taken_against_the_definitions_weights(client: redis.Redis, tmp_p
 
 def lift_of(low: float, high: float, p_value: float = 0.001) -> Lift:
     one: Result = Estimate((low + high) / 2, low, high, p_value, 1e-4)
-    return Lift(one, NotComputable("no past"), NotComputable("no past"), one, one, p_value)
+    return Lift(one, NotComputable("no past"), NotComputable("no past"), one, one, holm_p=p_value)
 
 
 def arm_of(name: str, units: int, **lifts: tuple[float, float]) -> ArmReport:
