@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from contracts.errors import MdrecError
-from deploy.commands import bundles, data, experiments, models, planning, serving
+from deploy.commands import bundles, collecting, data, experiments, models, planning, serving
 
 app = typer.Typer(
     name="mdrec",
@@ -37,6 +37,7 @@ for command, example in (
     (models.attribute, "mdrec attribute kuairand --plot sensitivity.png"),
     (models.evaluate, "mdrec evaluate kuairand --recipe adi+dsfm --recipe rates --seeds 5 --json result.json"),
     (models.nightly, "mdrec nightly --data kuairand --recipe adi+dsfm --recipe adi+shared_dnn"),
+    (collecting.collect, "mdrec collect --every 60"),
     (serving.explain, "mdrec explain 3f1c"),
     (serving.run, "mdrec run --port 8080"),
 ):

@@ -6,12 +6,10 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -20,10 +18,10 @@ import redis
 
 from contracts.errors import WorkFailed
 from contracts.files import write_bytes
+from contracts.processes import die_with_owner
 
 _READY_SECONDS = 15.0
 _LONGEST_SOCKET = 107  # sockaddr_un has 108 bytes, the last one 0
-_PARENT_DEATH_SIGNAL = 1  # prctl(PR_SET_PDEATHSIG): the server dies with us even when we are killed
 
 
 def redis_server_binary() -> str:
@@ -199,18 +197,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def die_with_owner(owner: int) -> Callable[[], None]:
-    """What runs in the child before exec: leave the terminal's Ctrl-C to the owner, and go when the owner goes."""
-
-    def prepare() -> None:
-        os.setpgrp()
-        if sys.platform == "linux":
-            import ctypes
-
-            ctypes.CDLL(None, use_errno=True).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
-            if os.getppid() != owner:  # it went before we asked
-                os._exit(1)
-
-    return prepare

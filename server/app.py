@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import shutil
 import sys
@@ -14,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import SecretStr
 
+from contracts.processes import follow
 from server import admin, catalogue, errors, heap, openapi, outcomes, recommend
 from server.ads import AdsToday
 from server.bundle import Bundle
@@ -112,6 +114,9 @@ def worker() -> FastAPI:
     """What uvicorn calls in each worker process: settings come from the environment."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     heap.keep()
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        follow(parent.pid)  # a killed parent must not leave workers that hold the port
     return create_app(Settings())
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contracts.errors import WorkFailed
-from deploy.redis_local import die_with_owner
+from contracts.processes import die_with_owner
 
 _TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 _STARTED_WITHIN = 120.0

@@ -28,7 +28,7 @@ UNITS = sorted(SYSTEMD.glob("mdrec-*"))
 
 
 def test_the_built_images_exist() -> None:
-    for name in ("nightly", "gateway"):
+    for name in ("nightly", "collector", "gateway"):
         build = SERVICES[name]["build"]
         context = (DEPLOY / build["context"]).resolve()
         assert context == REPOSITORY
@@ -44,6 +44,7 @@ def test_every_command_is_one_mdrec_accepts() -> None:
     check_command(shlex.split(night))
     mounts = {one.rpartition(":")[0].rpartition(":")[2] for one in SERVICES["nightly"]["volumes"] if one.endswith(":ro")}
     assert shlex.split(night)[-1] in mounts
+    check_command(SERVICES["collector"]["command"])
     assert "command" not in SERVICES["gateway"]  # the image's own, checked with the image
 
 
@@ -52,7 +53,7 @@ def test_every_variable_is_a_setting_or_used_by_the_script() -> None:
         for variable in service.get("environment", {}):
             assert variable in SETTINGS or f"${variable}" in str(service["command"]), f"{name}: {variable}"
     assert {"MDREC_REDIS_URL", "MDREC_OPERATOR_TOKEN"} <= set(SERVICES["gateway"]["environment"])
-    for service in ("nightly", "gateway"):
+    for service in ("nightly", "collector", "gateway"):
         assert SERVICES[service]["environment"]["MDREC_REDIS_URL"] == "redis://redis:6379/0"
 
 
@@ -75,7 +76,7 @@ def test_the_gateway_cannot_write_its_root_and_has_no_capabilities() -> None:
 
 def test_the_start_order_is_redis_then_a_live_bundle_then_the_gateway() -> None:
     healthy = {"condition": "service_healthy"}
-    assert SERVICES["nightly"]["depends_on"] == {"redis": healthy}
+    assert SERVICES["nightly"]["depends_on"] == SERVICES["collector"]["depends_on"] == {"redis": healthy}
     assert SERVICES["gateway"]["depends_on"] == {"redis": healthy, "nightly": healthy}
     assert all("test" in service["healthcheck"] for service in SERVICES.values())
 
