@@ -63,7 +63,7 @@ class ExperimentReport:
     """crossed_units: users seen in two arms (left out); unknown_arms: users in arms that the definition does not have.
     start: the first day with an exposure, None without any; days: of the ledger with an exposure since `since`.
     days_left: per challenger, days until the plan's least lift of the primary metric would be found.
-    cap: what a user's revenue in a day counts at most."""
+    cap: what a user's revenue in a day counts at most. exposed: those days, in order."""
 
     experiment: str
     control: str
@@ -78,6 +78,7 @@ class ExperimentReport:
     days: int
     days_left: dict[str, float | NotComputable]
     cap: float | NotComputable | None
+    exposed: tuple[date, ...] = ()
 
 
 def report(
@@ -109,6 +110,7 @@ def report(
         days=days,
         days_left=_days_left(overall, plan, days),
         cap=found.cap,
+        exposed=tuple(sorted(found.units_by_day)),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,18 +15,39 @@ from abtest.phases import phase_start
 from abtest.plan import plan_of
 from abtest.promote import decide
 from abtest.render import to_markdown
+from abtest.report_file import continues, report_data, series, words
+from abtest.report_models import ReportData, read_report, write_report
 from abtest.units import refresh
+from contracts.errors import WorkFailed
 from contracts.files import write_bytes
 
 _CHANGES = 10_000  # of the audit trail, read back to find when an experiment's split last changed
 
 
 def current_report(home: Path, client: redis.Redis, experiment: str) -> ExperimentReport:
-    """By the declared plan, over the present phase. Raises BadInput for an experiment that is not defined."""
+    """By the declared plan, over the present phase; left as data for the operators' page, too (abtest/report_models.py).
+    Raises BadInput for an experiment that is not defined."""
     store = ExperimentStore(client)
     definitions = store.read().definitions
+    rule, plan = definitions.experiment(experiment), plan_of(home, experiment)
     since = phase_start(definitions, experiment, store.history(_CHANGES))
-    return report(home / "events", definitions, experiment, plan_of(home, experiment), since)
+
+    def until(day: date | None) -> ExperimentReport:
+        return report(home / "events", definitions, experiment, plan, since, day)
+
+    found = until(None)
+    before = _before(home, experiment)
+    points = series(found, before if continues(before, found, rule, since) else None, until)
+    write_report(home, report_data(found, rule, since, datetime.now(UTC), points))
+    return found
+
+
+def _before(home: Path, experiment: str) -> ReportData | None:
+    """The last one; a damaged one is made anew from the ledger."""
+    try:
+        return read_report(home, experiment)
+    except WorkFailed:
+        return None
 
 
 def report_experiments(home: Path, client: redis.Redis, say: Callable[[str], None]) -> None:
@@ -39,7 +60,7 @@ def report_experiments(home: Path, client: redis.Redis, say: Callable[[str], Non
             continue
         found = current_report(home, client, key)
         decision = decide(found)
-        verdict = f"{decision.action}{f' {decision.arm}' if decision.arm else ''}: {'; '.join(decision.reasons)}"
+        verdict = words(decision)
         day = datetime.now(UTC).strftime("%Y-%m-%d")
         path = home / "reports" / f"{day}-{quote(key, safe='')}.md"
         write_bytes(path, f"{to_markdown(found)}\n{verdict}\n".encode())

@@ -26,6 +26,8 @@ ROUTES = [
     ("POST", "/admin/v1/experiments/x/promote"),
     ("POST", "/admin/v1/experiments/x/revert"),
     ("PUT", "/admin/v1/kill-switch"),
+    ("GET", "/admin/v1/experiments/x/report"),
+    ("GET", "/admin/v1/me"),
     ("GET", "/admin/v1/audit"),
     ("GET", "/admin/v1/aliases"),
     ("PUT", "/admin/v1/aliases/adi+dsfm"),
