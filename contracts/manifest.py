@@ -101,11 +101,13 @@ class DatasetEntry(_Part):
 
 
 class Gate(_Part):
-    """A condition of publication. value and threshold are None where they cannot be computed; `reason` says why."""
+    """A condition of publication. value and threshold are None where they cannot be computed; `reason` says why. live: what the
+    bundle had that served then, where the gate compares with it."""
 
     name: str
     domain: str | None = None
     value: float | None
+    live: float | None = None
     threshold: float | None
     passed: bool
     reason: str = ""

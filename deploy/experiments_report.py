@@ -50,18 +50,20 @@ def _before(home: Path, experiment: str) -> ReportData | None:
         return None
 
 
-def report_experiments(home: Path, client: redis.Redis, say: Callable[[str], None]) -> None:
+def report_experiments(home: Path, client: redis.Redis, say: Callable[[str], None]) -> dict[str, str]:
     """Make the units of the ledger's new days, write home/reports/<day>-<experiment>.md for each running experiment and say
     whether to promote, hold or roll back. Nothing is moved: an operator does
     that with `mdrec ab apply KEY`."""
     refresh(home / "events")
+    verdicts: dict[str, str] = {}
     for key, rule in ExperimentStore(client).read().definitions.experiments().items():
         if rule.status != "running" or not rule.active:
             continue
         found = current_report(home, client, key)
         decision = decide(found)
-        verdict = words(decision)
+        verdict = verdicts[key] = words(decision)
         day = datetime.now(UTC).strftime("%Y-%m-%d")
         path = home / "reports" / f"{day}-{quote(key, safe='')}.md"
         write_bytes(path, f"{to_markdown(found)}\n{verdict}\n".encode())
         say(f"experiment {key}: {verdict}")
+    return verdicts

@@ -69,10 +69,10 @@ def _against_live(name: str, domain: str, new: float | None, live: float, suppor
     positives = support.get(domain, 0)
     if new is None or positives < MIN_ROWS:
         why = f"{positives} held-out positives, {MIN_ROWS} are needed to judge"
-        return Gate(name=name, domain=domain, value=new, threshold=None, passed=True, reason=why)
+        return Gate(name=name, domain=domain, value=new, live=live, threshold=None, passed=True, reason=why)
     tolerance = max(MIN_TOLERANCE, 2.0 * math.sqrt(2.0 * 0.25 / positives))
     threshold = min(live, KEPT_SHARE * live) - tolerance
-    return Gate(name=name, domain=domain, value=new, threshold=threshold, passed=new >= threshold)
+    return Gate(name=name, domain=domain, value=new, live=live, threshold=threshold, passed=new >= threshold)
 
 
 def _lead(row: Mapping[str, Any] | None, name: str) -> dict[str, float]:

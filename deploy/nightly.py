@@ -20,6 +20,7 @@ from contracts.errors import BadInput, WorkFailed
 from deploy.close_day import drain, logged_events
 from deploy.experiments_report import report_experiments
 from deploy.halves import Halves
+from deploy.night_log import diary
 from deploy.publish import Publisher
 from deploy.retention import retire
 from deploy.steps import Steps
@@ -59,8 +60,8 @@ def nightly(
     for name in recipes:
         servable_recipe(name)
     check(data).raise_if_bad()
-    with _only_one(home), redis.Redis.from_url(redis_url) as client:
-        steps = Steps(home / "work", say)
+    with _only_one(home), redis.Redis.from_url(redis_url) as client, diary(home) as log:
+        steps = Steps(home / "work", say, log.step)
         drained = drain(client, home)
         say(f"{'events moved to the ledger':<28} {drained.exposures + drained.feedback:,}")
         logged = logged_events(Dataset.open(data), home, steps, say)
@@ -77,11 +78,14 @@ def nightly(
                 manifest = publisher.publish(recipe)
             except WorkFailed as error:
                 night.failed[recipe] = str(error)
+                log.held_back(recipe, str(error), publisher.judged.get(recipe, []))
                 say(f"{recipe}: held back: {error}")
                 continue
             aliases.move(recipe, manifest.bundle_id)
             night.published[recipe] = manifest.bundle_id
-        report_experiments(home, client, say)
+            log.published(recipe, manifest.bundle_id, manifest.gates)
+        for key, verdict in report_experiments(home, client, say).items():
+            log.experiment(key, verdict)
         retire(home, client, say)
         return night
 

@@ -41,6 +41,8 @@ class Publisher:
         self._served = tables.at(HELD_OUT[-1])  # what a gateway knows tomorrow
         self._home, self._steps, self._seed = home, steps, seed
         self._aliases = Aliases(home)
+        self.judged: dict[str, list[Gate]] = {}
+        """By recipe, the gates of its evaluation and export, those that failed among them."""
 
     def publish(self, name: str) -> Manifest:
         """Build the bundle of a recipe unless it is there, and see that its features are in Redis. Raises WorkFailed when a gate
@@ -78,7 +80,7 @@ class Publisher:
         path = self._steps.run(f"evaluate-{name}", facts, work)
         row = {**read_json(path / "evaluation.json"), "reference": self._reference(facts)}
         judged = gates.judge(row, live, {domain: found["positives"] for domain, found in row["support"].items()})
-        self._require(judged)
+        self._require(name, judged)
         return {"row": row, "gates": judged}
 
     def _reference(self, facts: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +104,7 @@ class Publisher:
             bundle_files.export_graphs(tables, retriever.towers, model, path / "bundle")
             differences = bundle_files.agreement_of(tables, retriever.towers, model, path / "bundle", self._seed)
             write_json(path / "agreement.json", differences)
-            self._require(gates.agreement(differences))
+            self._require(name, gates.agreement(differences))
 
         exported = self._steps.run(f"export-{name}", facts, graphs)
 
@@ -191,7 +193,8 @@ class Publisher:
         mark = digest({**facts, "source": self._steps.source})[:8]
         return f"{bundle_family(self._tables.name)}{recipe}.{day}.{mark}"
 
-    def _require(self, judged: list[Gate]) -> None:
+    def _require(self, name: str, judged: list[Gate]) -> None:
+        self.judged.setdefault(name, []).extend(judged)
         failed = gates.failures(judged)
         if failed:
             raise WorkFailed(

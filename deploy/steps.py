@@ -19,13 +19,16 @@ from contracts.files import read_json, write_json
 _DONE = "done.json"
 _ROOMS = ("contracts", "trainer", "indexer")
 
+Watch = Callable[[str, float | None, bool], None]
+
 
 class Steps:
-    """Runs steps under `directory`. seconds: wall time by step name (as first measured, also when reused)."""
+    """Runs steps under `directory`. seconds: wall time by step name (as first measured, also when reused). watch: is told
+    (name, None, False) of a step that begins, (name, seconds, reused) of one that is done."""
 
-    def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, directory: Path, say: Callable[[str], None], watch: Watch = lambda name, seconds, reused: None) -> None:
         self._directory = directory
-        self._say = say
+        self._say, self._watch = say, watch
         self.source = _source_digest()
         self.seconds: dict[str, float] = {}
 
@@ -39,16 +42,19 @@ class Steps:
         if marker.is_file():
             self.seconds[name] = read_json(marker)["seconds"]
             self._say(f"{name:<28} reused")
+            self._watch(name, self.seconds[name], True)
             return path
         if path.exists() and not resumable:
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
         self._say(f"{name:<28} …")
+        self._watch(name, None, False)
         started = time.perf_counter()
         work(path)
         seconds = time.perf_counter() - started
         write_json(marker, {"name": name, "seconds": seconds, "depends_on": json.loads(json.dumps(depends_on, default=str))})
         self.seconds[name] = seconds
+        self._watch(name, seconds, False)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         self._say(f"{name:<28} {seconds:7.1f} s   peak memory so far {peak:,.0f} MiB")
         return path

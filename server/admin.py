@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from abtest.experiments import ExperimentStore, VersionConflict
 from contracts.errors import WorkFailed
-from server import admin_added, admin_ads, admin_experiments, admin_promotion, admin_reports
+from server import admin_added, admin_ads, admin_experiments, admin_promotion, admin_watch
 from server.admin_ads import IfMatch
 from server.errors import Problem, overloaded
 from server.gateway import Gateway
@@ -42,10 +42,6 @@ class Crown(BaseModel):
 
     recipe: str
     why: str = ""
-
-
-class Me(BaseModel):
-    operator: str
 
 
 def router(gateway: Gateway) -> APIRouter:
@@ -86,18 +82,13 @@ def router(gateway: Gateway) -> APIRouter:
 
     admin_experiments.add(routes, gateway, store, off_loop)
     admin_promotion.add(routes, gateway, store, off_loop)
-    admin_reports.add(routes, gateway, store, off_loop)
+    admin_watch.add(routes, gateway, store, off_loop)
     admin_ads.add(routes, gateway, record)
     admin_added.add(routes, gateway, record)
 
     def look_up(recipe: str) -> Json | None:
         found = aliases.get(recipe)
         return asdict(found) if found is not None else None
-
-    @routes.get("/me", response_model=Me)
-    async def me(who: Operator) -> Me:
-        """Under which name this token's holder goes on record."""
-        return Me(operator=who)
 
     @routes.get("/audit")
     async def audit(count: int = 100) -> list[Json]:

@@ -14,6 +14,7 @@ import redis
 from contracts import keys
 from contracts.aliases import Aliases
 from contracts.manifest import Manifest
+from contracts.nights import read_nights
 from deploy.redis_local import redis_url
 from tests.e2e.command import MDREC, environment, mdrec
 from trainer.datasets import synth
@@ -68,3 +69,7 @@ def test_a_night_with_nothing_new_reuses_every_step(popular_home: Path, demo: Pa
     again = mdrec(home, "nightly", "--data", demo, "--recipe", "popularity")
     assert again.returncode == 0 and before is not None and Aliases(home).get("popularity") == before
     assert "reused" in again.stdout and "train-popularity" not in again.stdout
+    (last, first), damaged = read_nights(home, 9)
+    assert (first.status, last.status, damaged) == ("done", "done", [])
+    assert all(one.reused for one in last.steps) and not any(one.reused for one in first.steps)
+    assert [one.bundle_id for one in first.recipes] == [before.bundle_id] and first.recipes[0].gates

@@ -28,6 +28,8 @@ ROUTES = [
     ("PUT", "/admin/v1/kill-switch"),
     ("GET", "/admin/v1/experiments/x/report"),
     ("GET", "/admin/v1/me"),
+    ("GET", "/admin/v1/nights"),
+    ("GET", "/admin/v1/bundles"),
     ("GET", "/admin/v1/audit"),
     ("GET", "/admin/v1/aliases"),
     ("PUT", "/admin/v1/aliases/adi+dsfm"),
