@@ -16,7 +16,7 @@ from server.gateway import Gateway
 from server.polling import IfNoneMatch, answers, polled
 
 
-class BundleDomain(BaseModel):
+class StoredDomain(BaseModel):
     """bytes: of the domain's files; recall: of its index, measured against exact search."""
 
     domain: str
@@ -27,7 +27,7 @@ class BundleDomain(BaseModel):
     bytes: int
 
 
-class BundleRow(BaseModel):
+class StoredBundle(BaseModel):
     """status: live: serves its recipe in this worker; previous: a rollback leads to it; refused: an alias names it and it was not
     taken, by `refused`; kept: neither. metrics: as `mdrec evaluate --json` writes them."""
 
@@ -44,7 +44,7 @@ class BundleRow(BaseModel):
     ranker: str | None
     bytes: int
     content_digest: str
-    domains: list[BundleDomain]
+    domains: list[StoredDomain]
     gates: list[Gate]
     metrics: dict[str, Any]
     step_seconds: dict[str, float]
@@ -55,39 +55,39 @@ class DamagedBundle(BaseModel):
     why: str
 
 
-class BundlesAnswer(BaseModel):
+class StoredBundles(BaseModel):
     """bundles: newest first; damaged: those whose manifest cannot be read."""
 
-    bundles: list[BundleRow]
+    bundles: list[StoredBundle]
     damaged: list[DamagedBundle]
 
 
 def add(routes: APIRouter, gateway: Gateway, off_loop: OffLoop) -> None:
-    @routes.get("/bundles", response_model=BundlesAnswer, responses=answers())
+    @routes.get("/bundles", response_model=StoredBundles, responses=answers())
     async def bundles(if_none_match: IfNoneMatch = None) -> Response:
         """Every bundle: made when and of what, how large, which gates it passed, and whether it serves."""
         return await off_loop(lambda: polled(_bundles(gateway), if_none_match))
 
 
-def _bundles(gateway: Gateway) -> BundlesAnswer:
+def _bundles(gateway: Gateway) -> StoredBundles:
     aliases = gateway.registry.aliases
     named = {recipe: found for recipe in aliases.recipes() if (found := aliases.get(recipe)) is not None}
-    rows: list[BundleRow] = []
+    rows: list[StoredBundle] = []
     damaged: list[DamagedBundle] = []
     for bundle_id in reversed(aliases.bundle_ids()):
         try:
             rows.append(_row(gateway, named, Manifest.load(aliases.bundle_directory(bundle_id))))
         except BundleError as error:
             damaged.append(DamagedBundle(bundle_id=bundle_id, why=str(error)))
-    return BundlesAnswer(bundles=rows, damaged=damaged)
+    return StoredBundles(bundles=rows, damaged=damaged)
 
 
-def _row(gateway: Gateway, named: dict[str, Alias], manifest: Manifest) -> BundleRow:
+def _row(gateway: Gateway, named: dict[str, Alias], manifest: Manifest) -> StoredBundle:
     live, refusal = gateway.registry.live, gateway.registry.refused.get(manifest.recipe)
     serving = [recipe for recipe, bundle in live.bundles.items() if bundle.bundle_id == manifest.bundle_id]
     refused = refusal.reason if refusal is not None and refusal.bundle_id == manifest.bundle_id else None
     previous = any(alias.previous == manifest.bundle_id for alias in named.values())
-    return BundleRow(
+    return StoredBundle(
         bundle_id=manifest.bundle_id,
         recipe=manifest.recipe,
         created_at=datetime.fromisoformat(manifest.created_at),
@@ -108,9 +108,9 @@ def _row(gateway: Gateway, named: dict[str, Alias], manifest: Manifest) -> Bundl
     )
 
 
-def _domain(manifest: Manifest, one: DomainEntry) -> BundleDomain:
+def _domain(manifest: Manifest, one: DomainEntry) -> StoredDomain:
     size = sum(entry.bytes for path, entry in manifest.files.items() if path.startswith(f"{one.directory}/"))
-    return BundleDomain(
+    return StoredDomain(
         domain=one.name,
         ads=one.ads,
         index=one.index.kind,

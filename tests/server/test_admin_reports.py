@@ -58,7 +58,7 @@ def test_me_is_the_operator_of_the_token(shared: Running) -> None:
 def test_the_page_s_endpoints_are_typed_in_the_openapi_document(shared: Running) -> None:
     document = shared.client.get("/openapi.json").json()
     schemas = document["components"]["schemas"]
-    models = {"experiments/{key}/report": "ReportAnswer", "me": "Me", "nights": "NightsAnswer", "bundles": "BundlesAnswer"}
+    models = {"experiments/{key}/report": "ReportAnswer", "me": "Me", "nights": "NightsAnswer", "bundles": "StoredBundles"}
     for path, model in models.items():
         answer = document["paths"][f"/admin/v1/{path}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
         assert answer == {"$ref": f"#/components/schemas/{model}"} and model in schemas
