@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from abtest.experiments import ExperimentStore
-from server import admin_bundles, admin_nights, admin_reports
+from server import admin_bundles, admin_health, admin_nights, admin_reports
 from server.admin_experiments import OffLoop
 from server.gateway import Gateway
 from server.operators import Operator
@@ -25,3 +25,4 @@ def add(routes: APIRouter, gateway: Gateway, store: ExperimentStore, off_loop: O
     admin_reports.add(routes, gateway, store, off_loop)
     admin_nights.add(routes, gateway, off_loop)
     admin_bundles.add(routes, gateway, off_loop)
+    admin_health.add(routes, gateway)

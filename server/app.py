@@ -30,6 +30,7 @@ from server.metrics import MULTIPROCESS, Metrics
 from server.permits import Permits
 from server.pipeline import Pipeline
 from server.protocols import ofrep
+from server.recent import Recent
 from server.redis_door import RowReader, connect
 from server.settings import Settings
 from server.sticky import Sticky
@@ -70,6 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
         exposures=ExposureLog(redis, metrics, settings.exposure_queue),
         feedback=FeedbackLog(redis, metrics, settings.event_mark_seconds),
         folder=Folder(redis, ads, metrics),
+        recent=Recent(metrics),
     )
 
     def live() -> list[Bundle]:
@@ -79,6 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         sys.setswitchinterval(_SWITCH_SECONDS)
         gateway.background(gateway.exposures.run(), "exposures")
+        gateway.background(gateway.recent.run(), "recent")
         await gateway.experiments.refresh()
         await gateway.registry.refresh()
         await gateway.ads.refresh(live())

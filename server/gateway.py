@@ -16,6 +16,7 @@ from server.fold import Folder
 from server.metrics import Metrics
 from server.permits import Permits
 from server.pipeline import Pipeline
+from server.recent import Recent
 from server.redis_door import Client
 from server.settings import Settings
 from server.sticky import Sticky
@@ -40,6 +41,7 @@ class Gateway:
     exposures: ExposureLog
     feedback: FeedbackLog
     folder: Folder
+    recent: Recent
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def background(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

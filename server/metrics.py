@@ -14,6 +14,9 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 
+Series = tuple[str, tuple[tuple[str, str], ...]]
+"""Name and labels, the labels sorted."""
+
 _REQUEST_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.5)
 _STAGE_SECONDS = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 7.5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.25, 1.0)
 
@@ -28,6 +31,7 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._observe: dict[tuple[str, ...], Callable[[float], None]] = {}
+        self._answered: dict[tuple[str, str], Callable[[float], None]] = {}
         self._http = Histogram(
             "mdrec_http_request_duration_seconds",
             "Time from the first byte of a request to the last of its answer.",
@@ -40,6 +44,13 @@ class Metrics:
             "Time of one stage of a request.",
             ["stage", "domain", "recipe"],
             buckets=_STAGE_SECONDS,
+            registry=self._registry,
+        )
+        self._answer = Histogram(
+            "mdrec_answer_duration_seconds",
+            "Time of one answer from parsing to selection, without HTTP.",
+            ["domain", "recipe"],
+            buckets=_REQUEST_SECONDS,
             registry=self._registry,
         )
         self.device_batch = Histogram(
@@ -61,6 +72,12 @@ class Metrics:
     def stage(self, stage: str, domain: str, recipe: str, seconds: float) -> None:
         self._observed(self._stage, (stage, domain, recipe))(seconds)
 
+    def answer(self, domain: str, recipe: str, seconds: float) -> None:
+        observe = self._answered.get((domain, recipe))
+        if observe is None:
+            observe = self._answered[domain, recipe] = self._answer.labels(domain, recipe).observe
+        observe(seconds)
+
     def request(self, route: str, status: int, seconds: float) -> None:
         self._observed(self._http, (route, str(status)))(seconds)
 
@@ -72,11 +89,24 @@ class Metrics:
         return observe
 
     def text(self) -> bytes:
-        if MULTIPROCESS in os.environ:
-            shared = CollectorRegistry()
-            MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
-            return generate_latest(shared)
-        return generate_latest(self._registry)
+        return generate_latest(self._all())
+
+    def counted(self) -> dict[Series, float]:
+        """Every counter and histogram bucket, summed over workers: (name, sorted labels) -> value."""
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in self._all().collect()
+            if family.type in ("counter", "histogram")
+            for sample in family.samples
+            if not sample.name.endswith(("_created", "_sum"))
+        }
+
+    def _all(self) -> CollectorRegistry:
+        if MULTIPROCESS not in os.environ:
+            return self._registry
+        shared = CollectorRegistry()
+        MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
+        return shared
 
     def close(self) -> None:
         """A worker that stops takes its gauges out of the sum; counts stay."""

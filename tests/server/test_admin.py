@@ -30,6 +30,8 @@ ROUTES = [
     ("GET", "/admin/v1/me"),
     ("GET", "/admin/v1/nights"),
     ("GET", "/admin/v1/bundles"),
+    ("GET", "/admin/v1/health/domains"),
+    ("GET", "/admin/v1/health/events"),
     ("GET", "/admin/v1/audit"),
     ("GET", "/admin/v1/aliases"),
     ("PUT", "/admin/v1/aliases/adi+dsfm"),

@@ -52,3 +52,9 @@ def test_they_share_one_count(url: str) -> None:
         assert fresh("POST", f"{url}/v1/score", json=asked).status_code == 200
     counted = 'mdrec_http_request_duration_seconds_count{route="/v1/score",status="200"} 30.0'
     eventually(lambda: counted in fresh("GET", f"{url}/metrics").text)
+
+    def answered() -> int:
+        domains = fresh("GET", f"{url}/admin/v1/health/domains?minutes=10", headers=AUTH).json()["domains"]
+        return next(one["requests"] for one in domains if one["domain"] == "mail")  # type: ignore[no-any-return]
+
+    assert [answered() for _ in range(6)] == [30] * 6
