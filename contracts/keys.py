@@ -9,6 +9,7 @@
     events                      stream of exposures and feedback
     evt:{event_id}              mark: this feedback event is already in the stream (expires)
     req:{request_id}            decision record of a sampled or explained request (expires)
+    drift:{bundle_id}:{domain}:{part}           hash: how served p_click is distributed, first and by the hour (expires)
 
 A namespace never contains ':', so the user id is all that follows the second one. A user id that starts with '_' gets
 another '_' in front: no user can be called `_meta`.
@@ -61,6 +62,11 @@ def sticky_arms(attribute: str, value: str) -> str:
 
 def event_mark(event_id: str) -> str:
     return f"evt:{event_id}"
+
+
+def served_scores(bundle_id: str, domain: str, part: str) -> str:
+    """A bundle id has no ':', nor has a part; all between them is the domain."""
+    return f"drift:{bundle_id}:{domain}:{part}"
 
 
 def request_record(request_id: str) -> str:

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from abtest.experiments import ExperimentStore
-from server import admin_bundles, admin_health, admin_nights, admin_reports
+from server import admin_bundles, admin_drift, admin_health, admin_nights, admin_reports
 from server.admin_experiments import OffLoop
 from server.gateway import Gateway
 from server.operators import Operator
@@ -26,3 +26,4 @@ def add(routes: APIRouter, gateway: Gateway, store: ExperimentStore, off_loop: O
     admin_nights.add(routes, gateway, off_loop)
     admin_bundles.add(routes, gateway, off_loop)
     admin_health.add(routes, gateway)
+    admin_drift.add(routes, gateway)

@@ -32,6 +32,7 @@ from server.pipeline import Pipeline
 from server.protocols import ofrep
 from server.recent import Recent
 from server.redis_door import RowReader, connect
+from server.scores import Scores
 from server.settings import Settings
 from server.sticky import Sticky
 from server.swap import Registry
@@ -51,6 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
     ads = AdsToday(redis, metrics)
     device = Device(metrics.device_batch) if settings.device == "cuda" else None
     pipeline = Pipeline(rows, ads, metrics, settings.redis_timeout_ms, settings.retrieve_k, device)
+    scores = Scores(redis, metrics, settings.drift_reference_seconds)
     gateway = Gateway(
         settings=settings,
         metrics=metrics,
@@ -68,10 +70,11 @@ def create_app(settings: Settings) -> FastAPI:
         experiments=Experiments(redis, metrics),
         sticky=Sticky(rows, redis, settings.sticky_seconds),
         ads=ads,
-        exposures=ExposureLog(redis, metrics, settings.exposure_queue),
+        exposures=ExposureLog(redis, metrics, settings.exposure_queue, scores.add),
         feedback=FeedbackLog(redis, metrics, settings.event_mark_seconds),
         folder=Folder(redis, ads, metrics),
         recent=Recent(metrics),
+        scores=scores,
     )
 
     def live() -> list[Bundle]:
@@ -82,6 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
         sys.setswitchinterval(_SWITCH_SECONDS)
         gateway.background(gateway.exposures.run(), "exposures")
         gateway.background(gateway.recent.run(), "recent")
+        gateway.background(gateway.scores.run(), "scores")
         await gateway.experiments.refresh()
         await gateway.registry.refresh()
         await gateway.ads.refresh(live())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,14 +32,15 @@ _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.05, 2.0
 
 @dataclass(slots=True)
 class Shown:
-    """One answer on its way to the stream. time: seconds since 1970; facts: what live fold-in will need, with their
-    life in seconds; record: a sampled decision record, with its life."""
+    """One answer on its way to the stream. time: seconds since 1970; stranger: to a user without a row; facts: what live fold-in
+    will need, with their life in seconds; record: a sampled decision record, with its life."""
 
     answer: RecommendAnswer
     time: float
     user_id: str
     recipe: str
     context: Mapping[str, Any]
+    stranger: bool = False
     facts_seconds: int | None = None
     record: tuple[DecisionRecord, int] | None = None
 
@@ -56,8 +57,10 @@ class ShownFacts(msgspec.Struct):
 
 
 class ExposureLog:
-    def __init__(self, client: Client, metrics: Metrics, capacity: int) -> None:
-        self._client, self._metrics, self._capacity = client, metrics, capacity
+    """written: is told of each answer that is in the stream."""
+
+    def __init__(self, client: Client, metrics: Metrics, capacity: int, written: Callable[[Shown], None]) -> None:
+        self._client, self._metrics, self._capacity, self._written = client, metrics, capacity, written
         self._queue: deque[Shown] = deque()
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
@@ -93,6 +96,7 @@ class ExposureLog:
             for shown in batch:
                 self._queue.popleft()
                 self._metrics.events.labels("exposure", shown.answer.domain, "accepted").inc()
+                self._written(shown)
             if not self._queue:
                 self._wake.clear()
                 self._empty.set()

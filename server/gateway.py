@@ -18,6 +18,7 @@ from server.permits import Permits
 from server.pipeline import Pipeline
 from server.recent import Recent
 from server.redis_door import Client
+from server.scores import Scores
 from server.settings import Settings
 from server.sticky import Sticky
 from server.swap import Registry
@@ -42,6 +43,7 @@ class Gateway:
     feedback: FeedbackLog
     folder: Folder
     recent: Recent
+    scores: Scores
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def background(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

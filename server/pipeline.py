@@ -178,6 +178,7 @@ class Pipeline:
             _log.error("user row under %r is unreadable: %s", key, error)
             work.degraded.append("features")
         if work.row is None:
+            work.stranger = True
             work.row = features.stranger(work.bundle, work.user_id)
 
     def budget(self, deadline: float) -> float:

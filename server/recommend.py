@@ -191,7 +191,7 @@ async def _remember(gateway: Gateway, asked: api.RecommendRequest, answer: api.R
     """The exposure. An explained request's record is written now, so that it can be read once the answer is there."""
     settings = gateway.settings
     now = time.time()
-    shown = Shown(answer, now, asked.user_id, work.bundle.recipe, asked.context)
+    shown = Shown(answer, now, asked.user_id, work.bundle.recipe, asked.context, work.stranger)
     if work.bundle.user_domain_encoder is not None:
         shown.facts_seconds = settings.fold_seconds
     if asked.explain:

@@ -51,6 +51,10 @@ class Settings(BaseSettings):
         default=900, ge=1, description="how long after its answer an impression still folds into the user's row"
     )
 
+    drift_reference_seconds: int = Field(
+        default=3600, ge=1, description="a bundle's first time in a domain, with which its later probabilities are compared"
+    )
+
     operator_token: SecretStr | None = Field(default=None, description="bearer token of /admin/v1; unset means no admin access")
     operator_tokens: SecretStr | None = Field(default=None, description="a token for each operator, `ada:token,bob:token`")
 

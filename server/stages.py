@@ -34,13 +34,14 @@ Bools = np.ndarray[Any, np.dtype[np.bool_]]
 class Work:
     """What one request knows so far. rows: (C,) surviving candidates in retrieval order; retrieval_scores: (C,), NaN
     for ads of the popular list; p_click: (C,), None when nothing ranked; rank_scores: (C,); chosen: positions among the
-    candidates, best first; dropped: what the filter took out, by reason."""
+    candidates, best first; dropped: what the filter took out, by reason; stranger: the user has no row."""
 
     bundle: Bundle
     domain: DomainModel
     user_id: str
     context: Mapping[str, Any]
     row: UserRow | None = None
+    stranger: bool = False
     feeds: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     rows: Rows = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     retrieval_scores: F32 = field(default_factory=lambda: np.zeros(0, dtype=np.float32))

@@ -32,6 +32,7 @@ ROUTES = [
     ("GET", "/admin/v1/bundles"),
     ("GET", "/admin/v1/health/domains"),
     ("GET", "/admin/v1/health/events"),
+    ("GET", "/admin/v1/drift"),
     ("GET", "/admin/v1/audit"),
     ("GET", "/admin/v1/aliases"),
     ("PUT", "/admin/v1/aliases/adi+dsfm"),

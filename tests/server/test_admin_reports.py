@@ -59,7 +59,7 @@ def test_the_page_s_endpoints_are_typed_in_the_openapi_document(shared: Running)
     document = shared.client.get("/openapi.json").json()
     schemas = document["components"]["schemas"]
     models = {"experiments/{key}/report": "ReportAnswer", "me": "Me", "nights": "NightsAnswer", "bundles": "StoredBundles"}
-    models |= {"health/domains": "DomainsHealth", "health/events": "EventsHealth"}
+    models |= {"health/domains": "DomainsHealth", "health/events": "EventsHealth", "drift": "DriftAnswer"}
     for path, model in models.items():
         answer = document["paths"][f"/admin/v1/{path}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
         assert answer == {"$ref": f"#/components/schemas/{model}"} and model in schemas
