@@ -157,6 +157,7 @@ def _lift(one: Lift) -> LiftData:
         cuped_used=one.adjusted_helps,
         always_valid=_interval(one.always_valid),
         judged=_interval(one.judged),
+        p_value=one.p_value,
         holm_p=one.holm_p,
     )
 

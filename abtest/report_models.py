@@ -34,7 +34,8 @@ class Interval(_Model):
 
 class LiftData(_Model):
     """Relative to the control, a fraction (abtest/compare.py). cuped_gain: share of the variance that CUPED takes off;
-    cuped_used: it takes off enough; judged: what decisions read; holm_p: its p-value corrected for all shown beside it."""
+    cuped_used: it takes off enough; judged: what decisions read; p_value: of "no difference", by the same; holm_p: corrected
+    for all shown beside it."""
 
     plain: Interval
     cuped: Interval
@@ -43,6 +44,7 @@ class LiftData(_Model):
     cuped_used: bool
     always_valid: Interval
     judged: Interval
+    p_value: float | None
     holm_p: float | None
 
 

@@ -64,7 +64,7 @@ def test_the_file_says_what_the_report_says(client: redis.Redis, home: Path) -> 
     ours, theirs = stored.slices[0].arms[1].lifts["ctr"], found.overall.arms[1].lifts["ctr"]
     assert isinstance(theirs.plain, Estimate) and isinstance(theirs.always_valid, Estimate)
     assert (ours.plain.value, ours.plain.low, ours.plain.p_value) == (theirs.plain.value, theirs.plain.low, theirs.plain.p_value)
-    assert (ours.always_valid.low, ours.holm_p) == (theirs.always_valid.low, theirs.holm_p)
+    assert (ours.always_valid.low, ours.p_value, ours.holm_p) == (theirs.always_valid.low, theirs.p_value, theirs.holm_p)
     assert isinstance(theirs.adjusted, NotComputable) and ours.cuped.value is None and ours.cuped.reason == theirs.adjusted.reason
     assert stored.slices[0].arms[1].guardrails[0].words == found.overall.arms[1].guardrails[0].reason
     assert stored.decision.action == "hold" and stored.decision.reasons and stored.split.p_value == 1.0
