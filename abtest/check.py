@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from abtest.definitions import Definitions, Rule
+from abtest.explore import Explore
 from abtest.ramp import moved_share
 from contracts.errors import BadInput
 
@@ -75,3 +76,7 @@ def _check_value(where: str, value: Json) -> None:
     well_typed = isinstance(value.get("recipe", ""), str) and isinstance(value.get("params", {}), dict)
     if not well_typed or value.keys() - {"recipe", "params"}:
         raise BadInput(f"{where}: {value} is not {{recipe: name, params: {{...}}}}", "an arm is a recipe and its parameters")
+    try:
+        Explore.of(value.get("params", {}))
+    except BadInput as error:
+        raise BadInput(f"{where}.params.{error.message}", error.hint) from None

@@ -12,6 +12,7 @@ again from the stream; one that dies after it leaves entries that the next drain
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +31,12 @@ Entry = tuple[bytes, dict[bytes, bytes]]
 _COMMITTED = "_drained.json"
 _TIME = pl.Datetime("us", "UTC")
 _ARM = pl.Struct({"experiment": pl.String, "arm": pl.String, "recipe": pl.String})
-_AD = pl.Struct({"ad_id": pl.String, "position": pl.Int32, "p_click": pl.Float64, "rank_score": pl.Float64, "bid": pl.Float64})
+_AD = pl.Struct(
+    {
+        "ad_id": pl.String, "position": pl.Int32, "p_click": pl.Float64, "rank_score": pl.Float64, "bid": pl.Float64,
+        "propensity": pl.Float64,
+    }
+)  # fmt: skip
 _STREAM = {"stream_ms": pl.Int64(), "stream_seq": pl.Int64()}
 _WHO = {"request_id": pl.String(), "user_id": pl.String(), "domain": pl.String()}
 
@@ -38,6 +44,7 @@ EXPOSURE = pl.Schema(
     {
         **_STREAM, **_WHO, "time": _TIME, "bundle_id": pl.String(), "recipe": pl.String(),
         "arms": pl.List(_ARM), "context": pl.String(), "ads": pl.List(_AD), "degraded": pl.List(pl.String),
+        "excluded": pl.List(pl.String),
     }
 )  # fmt: skip
 """One row an answered request. context: a JSON object in text, for its keys are the caller's."""
@@ -78,6 +85,16 @@ class StreamId:
     def padded(self) -> str:
         """Sorts as text as it does as a number."""
         return f"{self.ms:015d}.{self.seq:09d}"
+
+
+def scan(files: Sequence[Path], schema: pl.Schema) -> pl.LazyFrame:
+    """Files of one kind, one after the other; what older ones had no column for is null."""
+    if not files:
+        return pl.LazyFrame(schema=schema)
+    casts = pl.ScanCastOptions(missing_struct_fields="insert")
+    return pl.scan_parquet(
+        list(files), schema=schema, hive_partitioning=False, glob=False, missing_columns="insert", cast_options=casts
+    )
 
 
 def drain(client: redis.Redis, directory: Path, batch: int = 10_000) -> DrainReport:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from abtest.drain import EXPOSURE, FEEDBACK, DrainReport, drain
+from abtest.drain import EXPOSURE, FEEDBACK, DrainReport, drain, scan
 from contracts.errors import BadInput
 
 __all__ = ["DrainReport", "JoinReport", "drain", "exposures", "feedback", "join_report", "joined", "training_rows"]
@@ -138,9 +138,7 @@ def _json_path(name: str) -> str:
 def _scan(directory: Path, kind: str, schema: pl.Schema, since: date | None, until: date | None) -> pl.LazyFrame:
     """Files of one kind in the order of the stream, days since .. until."""
     files = [path for day, path in _parts(directory, kind) if (since is None or day >= since) and (until is None or day <= until)]
-    if not files:
-        return pl.LazyFrame(schema=schema)
-    return pl.scan_parquet(files, hive_partitioning=False, glob=False).sort("stream_ms", "stream_seq")
+    return scan(files, schema).sort("stream_ms", "stream_seq")
 
 
 def _parts(directory: Path, kind: str) -> Iterator[tuple[date, Path]]:

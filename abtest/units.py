@@ -20,7 +20,7 @@ from typing import Any
 
 import polars as pl
 
-from abtest.drain import EXPOSURE, FEEDBACK
+from abtest.drain import EXPOSURE, FEEDBACK, scan
 from abtest.ledger import WINDOW, JoinReport
 from contracts.files import exclusive, read_json, replace_dir, write_json
 
@@ -230,8 +230,7 @@ def _runs(days: Sequence[date]) -> Iterator[Sequence[date]]:
 
 def _scan(directory: Path, kind: str, schema: pl.Schema, since: date, until: date) -> pl.LazyFrame:
     """Files of one kind in the order of the stream, which is that of their names."""
-    files = _files(directory, kind, since, until)
-    return pl.scan_parquet(files, hive_partitioning=False, glob=False) if files else pl.LazyFrame(schema=schema)
+    return scan(_files(directory, kind, since, until), schema)
 
 
 def _files(directory: Path, kind: str, since: date, until: date) -> list[Path]:

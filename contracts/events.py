@@ -25,15 +25,19 @@ class ArmRecord(_Record):
 
 
 class ShownAd(_Record):
+    """propensity: chance that this ad stood here, given those before it; only of slates that were drawn."""
+
     ad_id: Id
     position: int
     p_click: float | None
     rank_score: float
     bid: float
+    propensity: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
 class Exposure(_Record):
-    """One answered recommend. time: seconds since 1970, UTC, at the gateway."""
+    """One answered recommend. time: seconds since 1970, UTC, at the gateway. excluded: the ads that the caller would not
+    have, kept of drawn slates, of which another recipe's are made again."""
 
     kind: Literal["exposure"] = "exposure"
     request_id: Id
@@ -46,6 +50,7 @@ class Exposure(_Record):
     context: dict[str, Any] = {}
     ads: list[ShownAd]
     degraded: list[str] = []
+    excluded: list[Id] = []
 
 
 class Feedback(_Record):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +31,17 @@ _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.05, 2.0
 
 
 @dataclass(slots=True)
+class Drawn:
+    """What only a drawn slate leaves: (k,) propensities, and the ads that the caller would not have."""
+
+    propensities: list[float]
+    excluded: Sequence[str]
+
+
+@dataclass(slots=True)
 class Shown:
     """One answer on its way to the stream. time: seconds since 1970; stranger: to a user without a row; facts: what live fold-in
-    will need, with their life in seconds; record: a sampled decision record, with its life."""
+    will need, with their life in seconds; record: a sampled decision record, with its life; drawn: of an arm that explores."""
 
     answer: RecommendAnswer
     time: float
@@ -43,6 +51,7 @@ class Shown:
     stranger: bool = False
     facts_seconds: int | None = None
     record: tuple[DecisionRecord, int] | None = None
+    drawn: Drawn | None = None
 
 
 class ShownFacts(msgspec.Struct):
@@ -128,28 +137,26 @@ class ExposureLog:
 def _event(shown: Shown) -> bytes:
     """The JSON of a contracts.events.Exposure. What the pipeline made needs no validation: building the model for it took ten
     times as long as this."""
-    answer = shown.answer
-    return msgspec.json.encode(
-        {
-            "kind": "exposure",
-            "request_id": answer.request_id,
-            "time": shown.time,
-            "user_id": shown.user_id,
-            "domain": answer.domain,
-            "bundle_id": answer.bundle_id,
-            "recipe": shown.recipe,
-            "arms": answer.arms,
-            "context": shown.context,
-            "ads": [
-                {
-                    "ad_id": one.ad_id,
-                    "position": one.position,
-                    "p_click": one.p_click,
-                    "rank_score": one.rank_score,
-                    "bid": one.bid,
-                }
-                for one in answer.ads
-            ],
-            "degraded": answer.degraded,
-        }
-    )
+    answer, drawn = shown.answer, shown.drawn
+    ads: list[dict[str, Any]] = [
+        {"ad_id": one.ad_id, "position": one.position, "p_click": one.p_click, "rank_score": one.rank_score, "bid": one.bid}
+        for one in answer.ads
+    ]
+    event = {
+        "kind": "exposure",
+        "request_id": answer.request_id,
+        "time": shown.time,
+        "user_id": shown.user_id,
+        "domain": answer.domain,
+        "bundle_id": answer.bundle_id,
+        "recipe": shown.recipe,
+        "arms": answer.arms,
+        "context": shown.context,
+        "ads": ads,
+        "degraded": answer.degraded,
+    }
+    if drawn is not None:
+        for ad, propensity in zip(ads, drawn.propensities, strict=True):
+            ad["propensity"] = propensity
+        event["excluded"] = drawn.excluded
+    return msgspec.json.encode(event)

@@ -10,6 +10,7 @@ The ladder, each rung named in `degraded`:
     features   the user's row could not be read: the stranger's formula
     popular    nothing retrieved: the domain's popular ads
     rank       the ranker failed: retrieval order
+    explore    the arm draws its slates (exploration.py), and this one was not: the ranked slate
     deadline   the caller's time was up before ranking: retrieval order
 """
 

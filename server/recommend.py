@@ -22,7 +22,8 @@ from server import api
 from server.bundle import Bundle
 from server.edge import Answer
 from server.errors import Problem, overloaded
-from server.exposures import Shown
+from server.exploration import RUNG, explore
+from server.exposures import Drawn, Shown
 from server.gateway import Gateway
 from server.openapi import body_of, problems
 from server.pipeline import Question, Stopwatch, domain_of
@@ -44,6 +45,11 @@ def hot(gateway: Gateway) -> dict[str, Answer]:
             question = Question(asked.user_id, asked.domain, asked.k, asked.context, asked.exclude_ad_ids, started, deadline)
             bundle, routing, degraded = await _route(gateway, question)
             work, watch = await gateway.pipeline.recommend(bundle, question, _retrieve_k(routing))
+        if "explore" in routing.params:
+            asked.request_id = asked.request_id or uuid4().hex
+            explore(work, routing.params, asked.k, asked.request_id, asked.user_id)
+            if work.propensities is None:
+                gateway.metrics.degraded.labels(RUNG, asked.domain).inc()
         answer = _answer(asked, work, watch, _arms(routing, bundle), degraded)
         shown = await _remember(gateway, asked, answer, work)
         content = msgspec.json.encode(answer)
@@ -194,6 +200,8 @@ async def _remember(gateway: Gateway, asked: api.RecommendRequest, answer: api.R
     shown = Shown(answer, now, asked.user_id, work.bundle.recipe, asked.context, work.stranger)
     if work.bundle.user_domain_encoder is not None:
         shown.facts_seconds = settings.fold_seconds
+    if work.propensities is not None:
+        shown.drawn = Drawn(work.propensities.tolist(), asked.exclude_ad_ids)
     if asked.explain:
         record = msgspec.json.encode(_record(asked, answer, work, now))
         try:
@@ -212,6 +220,7 @@ def _record(asked: api.RecommendRequest, answer: api.RecommendAnswer, work: Work
     position = {int(at): place for place, at in enumerate(work.chosen)}
     p_click = [None] * len(work.rows) if work.p_click is None else work.p_click.tolist()
     scores = _finite(work.retrieval_scores.tolist())
+    left = f"below the top {asked.k}" if work.propensities is None else f"not drawn among the {asked.k}"
     candidates = [
         api.CandidateRecord(
             ad_id=ads.ids[int(row)],
@@ -222,7 +231,7 @@ def _record(asked: api.RecommendRequest, answer: api.RecommendAnswer, work: Work
             rank_score=float(work.rank_scores[at]),
             position=position.get(at),
             left_at=None if at in position else "select",
-            reason=None if at in position else f"below the top {asked.k}",
+            reason=None if at in position else left,
         )
         for at, row in enumerate(work.rows)
     ]

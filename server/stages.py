@@ -34,7 +34,8 @@ Bools = np.ndarray[Any, np.dtype[np.bool_]]
 class Work:
     """What one request knows so far. rows: (C,) surviving candidates in retrieval order; retrieval_scores: (C,), NaN
     for ads of the popular list; p_click: (C,), None when nothing ranked; rank_scores: (C,); chosen: positions among the
-    candidates, best first; dropped: what the filter took out, by reason; stranger: the user has no row."""
+    candidates, best first; propensities: of a drawn slate, chance of each chosen one given those before it; dropped: what the
+    filter took out, by reason; stranger: the user has no row."""
 
     bundle: Bundle
     domain: DomainModel
@@ -48,6 +49,7 @@ class Work:
     p_click: F32 | None = None
     rank_scores: F32 = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     chosen: Rows = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    propensities: np.ndarray[Any, np.dtype[np.float64]] | None = None
     dropped: dict[str, tuple[Rows, F32]] = field(default_factory=dict)
     degraded: list[str] = field(default_factory=list)
 
