@@ -28,13 +28,25 @@ from abtest.stats import NotComputable
 
 Array = NDArray[np.float64]
 
-# Below these nothing is computed. Simulated 95% intervals (simulate_slates.py, eleven pairs of recipes) cover 92.5% to 95.5%
-# above them; with a share of .24 and .14, 89% and 87%, however many users; with 97 effective users, 87% to 92%.
-LEAST_USERS = 150  # effective, by weights
-LEAST_SHARE = 0.25  # of the effective users that equal weights would leave
-LEAST_REWARDED = 15  # effective users with a reward, by weighted rewards
 _TOLERATED = 0.05  # of the evaluated policy's choices may be such as the log cannot contain
 _CERTAIN = 0.997  # two-sided: three standard errors
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Below these nothing is computed. users: effective, by weights; share: of the effective users that equal weights would
+    leave; rewarded: effective users with a reward, by weighted rewards.
+
+    Simulated 95% intervals (`python -m loadtests.offpolicy`) cover 92% to 96% above them; at a share of .14, 86% to 90%,
+    however many the users; with 100 effective users, 87% to 92%."""
+
+    users: float = 150.0
+    share: float = 0.25
+    rewarded: float = 15.0
+
+
+LIMITS = Limits()
+NO_LIMITS = Limits(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +94,11 @@ def weigh(logged: ArrayLike, evaluated: ArrayLike) -> tuple[Array, Array] | NotC
     wrong = int(np.count_nonzero(~((ours > 0) & (ours <= 1 + 1e-9))))
     if wrong:
         return NotComputable(f"{wrong:,} of {ours.size:,} logged propensities are missing or outside (0, 1]")
-    weight = np.cumprod(theirs / ours, axis=1)
+    weight = np.asarray(np.cumprod(theirs / ours, axis=1), dtype=np.float64)
     return np.concatenate([np.ones((len(weight), 1)), weight[:, :-1]], axis=1), weight
 
 
-def evaluate(decisions: Decisions, confidence: float = 0.95) -> Evaluation:
+def evaluate(decisions: Decisions, confidence: float = 0.95, limits: Limits = LIMITS) -> Evaluation:
     """Every estimate, or why there is none."""
     one = decisions
     totals = _Totals.of(one.unit)
@@ -94,7 +106,7 @@ def evaluate(decisions: Decisions, confidence: float = 0.95) -> Evaluation:
     mean_weight = skewed_interval(weights, count, _CERTAIN)
     users, rewarded = effective(weights), effective(rewards)
     share = users / effective(count) if len(count) else 0.0
-    reason = _refusal(len(one.unit), mean_weight, users, share, rewarded)
+    reason = _refusal(len(one.unit), mean_weight, users, share, rewarded, limits)
 
     def result(terms: Array | None, over: Array) -> Result:
         if reason is not None:
@@ -125,26 +137,23 @@ def effective(values: Array) -> float:
     return float(values.sum()) ** 2 / squares if squares > 0 else 0.0
 
 
-def _refusal(decisions: int, mean_weight: Result, users: float, share: float, rewarded: float) -> NotComputable | None:
+def _refusal(
+    decisions: int, mean_weight: Result, users: float, share: float, rewarded: float, limits: Limits
+) -> NotComputable | None:
     if not decisions:
         return NotComputable("no decisions with a logged propensity")
     if users == 0:
         return NotComputable("the evaluated policy chooses nothing that was shown")
-    if users < LEAST_USERS:
-        return NotComputable(f"the weights leave {users:.1f} effective users; it takes {LEAST_USERS}")
-    if share < LEAST_SHARE:
-        return NotComputable(f"the weights leave {share:.1%} of the users' evidence; it takes {LEAST_SHARE:.0%}")
-    if isinstance(mean_weight, Estimate) and (mean_weight.high < 1 - _TOLERATED or mean_weight.low > 1 + _TOLERATED):
-        return NotComputable(
-            f"weights average {mean_weight.value:.3f} instead of 1: "
-            + (
-                "the log does not contain all that the evaluated policy chooses"
-                if mean_weight.value < 1
-                else "the propensities are wrong"
-            )
-        )
-    if rewarded < LEAST_REWARDED:
-        return NotComputable(f"{rewarded:.1f} effective users with a reward; it takes {LEAST_REWARDED}")
+    if users < limits.users:
+        return NotComputable(f"the weights leave {users:.1f} effective users; it takes {limits.users:g}")
+    if share < limits.share:
+        return NotComputable(f"the weights leave {share:.1%} of the users' evidence; it takes {limits.share:.0%}")
+    if isinstance(mean_weight, Estimate) and mean_weight.high < 1 - _TOLERATED:
+        return NotComputable(f"weights average {mean_weight.value:.3f}: the log does not contain all that is chosen")
+    if isinstance(mean_weight, Estimate) and mean_weight.low > 1 + _TOLERATED:
+        return NotComputable(f"weights average {mean_weight.value:.3f}: the propensities are wrong")
+    if rewarded == 0 or rewarded < limits.rewarded:
+        return NotComputable(f"{rewarded:.1f} effective users with a reward; it takes {limits.rewarded:g}")
     return None
 
 
@@ -175,4 +184,5 @@ class _Totals:
         return cls(place.astype(np.int64), len(known))
 
     def sum(self, values: Array) -> Array:
-        return np.bincount(self.place, weights=values, minlength=self.units)
+        found = np.bincount(self.place, weights=values, minlength=self.units)
+        return found.astype(np.float64)

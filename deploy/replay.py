@@ -37,7 +37,7 @@ Rows = Callable[[str], bytes | None]
 @dataclass(frozen=True)
 class Replay:
     """By metric: `click_rate`, clicks an ad shown, and `ecpm`, revenue of a thousand. requests: replayed; left_out: the others,
-    by reason; domains: replayed requests by domain."""
+    by reason; domains: replayed requests by domain; folded: the bundle's user rows take in clicks while it serves."""
 
     recipe: str
     bundle_id: str
@@ -47,6 +47,7 @@ class Replay:
     left_out: dict[str, int]
     domains: dict[str, int]
     metrics: dict[str, Evaluation]
+    folded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def replay(
     explore: Explore,
     places: int = 3,
     retrieve_k: int = 500,
-    seen: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    seen: Callable[[list[Any]], Iterable[Any]] = iter,
 ) -> Replay:
     """slates: abtest.explored.explored; seen: wraps the requests as they are worked on, for a progress bar. Raises BadInput for
     a bundle without a ranker, whose order has no chances."""
@@ -103,6 +104,7 @@ def replay(
         dict(left_out),
         dict(domains),
         _metrics(answered, np.array(unit, dtype=np.int64), places),
+        bundle.user_domain_encoder is not None,
     )
 
 
@@ -113,7 +115,7 @@ def _candidates(bundle: Bundle, rows: Rows, request: dict[str, Any], retrieve_k:
         raise Problem(422, "unknown-domain", f"domain {request['domain']!r} is unknown")
     work = Work(bundle, domain, request["user_id"], json.loads(request["context"]))
     data = rows(user_row(bundle.manifest.namespace, work.user_id))
-    work.row = features.read_row(bundle, data) if data is not None else features.stranger(bundle, work.user_id)
+    work.row = features.stranger(bundle, work.user_id) if data is None else features.read_row(bundle, data)
     excluded = np.unique(stages.known_rows(domain, request["excluded"] or []))
     count = max(retrieve_k, len(request["ad_id"]))
     stages.encode(work)
