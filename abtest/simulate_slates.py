@@ -58,8 +58,9 @@ class Law:
         inclination = rng.gamma(4.0, 0.25, users)
         user = np.repeat(np.arange(users), visits)
         context = rng.integers(0, len(self.logged), len(user))
-        slate = (self.logged.cumsum(axis=1)[context] < rng.random((len(user), 1))).sum(axis=1)
-        slate = np.minimum(slate, self.logged.shape[1] - 1)
+        contexts, slates = self.logged.shape
+        ends = (np.minimum(self.logged.cumsum(axis=1), 1.0) + np.arange(contexts)[:, None]).ravel()
+        slate = np.minimum(np.searchsorted(ends, context + rng.random(len(user))) - context * slates, slates - 1)
         clicked = rng.random((len(user), PLACES)) < self.clicks[context, slate] * inclination[user][:, None]
         columns = (clicked.astype(np.float64), *(one[context, slate] for one in (self.weight, self.before)))
         model = (one[context, slate].ravel() for one in (self.predicted, self.expected))

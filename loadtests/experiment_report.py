@@ -79,12 +79,13 @@ def _batch(
         return pl.struct(
             pl.format("a{}", column).alias("ad_id"), pl.lit(position, pl.Int32).alias("position"), pl.lit(0.1).alias("p_click"),
             pl.lit(0.2).alias("rank_score"), pl.lit(1.5).alias("bid"),
+            pl.lit(None, pl.Float64).alias("propensity"),
         )  # fmt: skip
 
     answers = who.with_columns(
         arms=pl.col("arms").fill_null(pl.lit([], EXPOSURE["arms"])),
         bundle_id=pl.lit("b1"), recipe=pl.lit("a"), context=pl.lit("{}"), ads=pl.concat_list(ad("first", 0), ad("second", 1)),
-        degraded=pl.lit([], pl.List(pl.String)),
+        degraded=pl.lit([], pl.List(pl.String)), excluded=pl.lit([], pl.List(pl.String)),
     ).select(pl.col(name).cast(kind) for name, kind in EXPOSURE.items())  # fmt: skip
     chosen = [("impression", "first", np.arange(size)), ("impression", "second", np.arange(size))]
     chosen += [(kind, "first", np.flatnonzero(rng.random(size) < rate)) for kind, rate in (("click", 0.2), ("conversion", 0.02))]
