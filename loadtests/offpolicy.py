@@ -70,7 +70,7 @@ def _simulated(repetitions: int) -> Iterator[str]:
 
 
 def _cell(found: Coverage, name: str) -> str:
-    if found.computed < found.logs / 10:
+    if not found.computed:
         return "-"
     typical = math.sqrt(found.mean(found.squared, name))
     return f"{found.rate(name):.1%} / {found.mean(found.error, name):+.1%} / {typical:.0%} / {found.mean(found.width, name):.0%}"
