@@ -17,7 +17,7 @@ import msgspec
 
 from contracts.events import STREAM_FIELD
 from contracts.keys import EVENTS, request_record
-from server.api import DecisionRecord, RecommendAnswer
+from server.api import DecisionRecord, InterleavedAnswer, RecommendAnswer
 from server.metrics import Metrics
 from server.redis_door import FAILURES, Client
 
@@ -54,6 +54,7 @@ class ShownFacts(msgspec.Struct):
     domain: str
     context: dict[str, Any]
     kind: str = "facts"
+    also: list[str] | msgspec.UnsetType = msgspec.UNSET  # other bundles that share the answer's slate
 
 
 class ExposureLog:
@@ -121,6 +122,8 @@ class ExposureLog:
                     pipe.set(key, msgspec.json.encode(record), ex=seconds)
                 elif shown.facts_seconds is not None:
                     facts = ShownFacts(shown.answer.bundle_id, shown.user_id, shown.answer.domain, dict(shown.context))
+                    if isinstance(shown.answer, InterleavedAnswer):
+                        facts.also = shown.answer.interleaved.bundle_ids[1:]
                     pipe.set(key, msgspec.json.encode(facts), ex=shown.facts_seconds, nx=True)
             await pipe.execute()
 
@@ -129,27 +132,28 @@ def _event(shown: Shown) -> bytes:
     """The JSON of a contracts.events.Exposure. What the pipeline made needs no validation: building the model for it took ten
     times as long as this."""
     answer = shown.answer
-    return msgspec.json.encode(
-        {
-            "kind": "exposure",
-            "request_id": answer.request_id,
-            "time": shown.time,
-            "user_id": shown.user_id,
-            "domain": answer.domain,
-            "bundle_id": answer.bundle_id,
-            "recipe": shown.recipe,
-            "arms": answer.arms,
-            "context": shown.context,
-            "ads": [
-                {
-                    "ad_id": one.ad_id,
-                    "position": one.position,
-                    "p_click": one.p_click,
-                    "rank_score": one.rank_score,
-                    "bid": one.bid,
-                }
-                for one in answer.ads
-            ],
-            "degraded": answer.degraded,
-        }
-    )
+    event = {
+        "kind": "exposure",
+        "request_id": answer.request_id,
+        "time": shown.time,
+        "user_id": shown.user_id,
+        "domain": answer.domain,
+        "bundle_id": answer.bundle_id,
+        "recipe": shown.recipe,
+        "arms": answer.arms,
+        "context": shown.context,
+        "ads": [
+            {
+                "ad_id": one.ad_id,
+                "position": one.position,
+                "p_click": one.p_click,
+                "rank_score": one.rank_score,
+                "bid": one.bid,
+            }
+            for one in answer.ads
+        ],
+        "degraded": answer.degraded,
+    }
+    if isinstance(answer, InterleavedAnswer):
+        event["interleaved"] = answer.interleaved
+    return msgspec.json.encode(event)

@@ -29,14 +29,15 @@ def list_() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from abtest.definitions import recipe_shown
+
     with _store() as store:
         now = store.read()
     table = Table("experiment", "status", "arm", "recipe", "share")
     for key, rule in now.definitions.experiments().items():
         status = rule.status if rule.active else "paused"
         for arm, value, (start, end) in zip(rule.arms, rule.variations, rule.spans(), strict=True):
-            recipe = value.get("recipe", "-") if isinstance(value, dict) else "-"
-            table.add_row(key, status, arm, recipe, f"{end - start:.1%}")
+            table.add_row(key, status, arm, recipe_shown(value) or "-", f"{end - start:.1%}")
     Console().print(table)
     typer.echo(f"version {now.version}")
 
@@ -204,7 +205,8 @@ def _store() -> Iterator[ExperimentStore]:
     import redis
 
     from abtest.experiments import ExperimentStore
+    from contracts.aliases import Aliases
     from deploy.redis_local import redis_url
 
     with redis_url(home()) as url, redis.Redis.from_url(url) as client:
-        yield ExperimentStore(client)
+        yield ExperimentStore(client, Aliases(home()).recipes)
