@@ -99,8 +99,8 @@ def _check_interleave(where: str, value: dict[str, Json]) -> None:
 
 
 def _check_value(where: str, value: Json, may_interleave: bool = False) -> None:
-    """{"recipe": name, "params": {...}}, either part optional, or {"interleave": [name, name], "params": {...}}; anything else is a
-    plain flag, which is fine too."""
+    """{"recipe": name, "params": {...}}, either part optional, or {"interleave": [name, name], "params": {...}}; anything else is
+    a plain flag, which is fine too."""
     if not isinstance(value, dict) or not value.keys() & {"recipe", "params", "interleave"}:
         return
     if "interleave" in value:

@@ -33,8 +33,8 @@ Counts = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Preference:
-    """One slice. users: that were answered; clicks, revenue: that count, by recipe; prefer: users with more of their clicks on the
-    first's picks, on the second's, on both alike.
+    """One slice. users: that were answered; clicks, revenue: that count, by recipe; prefer: users with more of their clicks on
+    the first's picks, on the second's, on both alike.
 
     mean: of the users' preferences, by the t test at one look; always_valid: the same at every look; holm_p: its p-value,
     corrected for all domains. share: of the users who prefer either, those who prefer the second; sign_p: of "it is half".

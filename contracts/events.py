@@ -33,8 +33,8 @@ class ShownAd(_Record):
 
 
 class Interleaved(_Record):
-    """The slates of two recipes as one, by team draft. By position: teams, whose pick the ad was, 0 or 1; counts, whether a click on
-    it speaks for that recipe. bundle_ids: which bundle answered for each."""
+    """The slates of two recipes as one, by team draft. By position: teams, whose pick the ad was, 0 or 1; counts, whether a click
+    on it speaks for that recipe. bundle_ids: which bundle answered for each."""
 
     experiment: str
     arm: str

@@ -102,8 +102,8 @@ class RecommendAnswer:
 
 @dataclass(slots=True)
 class Interleaved:
-    """The slates of two recipes as one, by team draft. By position: teams, whose pick the ad was, 0 or 1 (its p_click and rank_score
-    are that recipe's); counts, whether a click on it speaks for that recipe."""
+    """The slates of two recipes as one, by team draft. By position: teams, whose pick the ad was, 0 or 1 (its p_click and
+    rank_score are that recipe's); counts, whether a click on it speaks for that recipe."""
 
     experiment: str
     arm: str

@@ -1,4 +1,4 @@
-"""An arm that interleaves: two recipes answer, each from its own bundle, and their slates are served as one (abtest/team_draft.py).
+"""An arm that interleaves: two recipes answer, each from its own bundle, and their slates are served as one (team_draft.py).
 
     interleave     a rung of the ladder (pipeline.py): one of the two has no bundle here, failed, stepped down its own ladder
                    or came too late. The other's slate is served alone and nobody gets credit for it.
@@ -107,10 +107,9 @@ def record(records: tuple[api.DecisionRecord, api.DecisionRecord], answer: api.I
             at, by = served.get(candidate.ad_id, (None, None))
             if by == team:
                 position, left_at, reason = at, None, None
-            elif at is not None:
-                left_at, reason = RUNG, f"{names[1 - team]} picked it"
             elif candidate.position is not None:
-                left_at, reason = RUNG, f"position {candidate.position} of {names[team]}, not picked"
+                why = "not picked" if at is None else f"picked by {names[1 - team]}"
+                left_at, reason = RUNG, f"position {candidate.position} of {names[team]}, {why}"
             candidates.append(
                 api.InterleavedCandidate(
                     candidate.ad_id, candidate.retrieval_rank, candidate.retrieval_score, candidate.p_click, candidate.bid,

@@ -120,27 +120,34 @@ def report(
     key: Key,
     json_out: Annotated[Path | None, typer.Option("--json", help="write the report as JSON")] = None,
 ) -> None:
-    """Every metric per arm and domain with intervals, and whether the split is sound; the last line is advice."""
+    """Every metric per arm and domain with intervals, whose clicks an interleaving arm drew, and whether the split is sound; the
+    last line is advice."""
     import redis
     from rich.console import Console
 
-    from abtest import render
+    from abtest import render, render_preference
     from abtest.promote import decide
     from contracts.files import write_bytes
     from deploy.close_day import drain
-    from deploy.experiments_report import current_report
+    from deploy.experiments_report import current_preferences, current_report
     from deploy.redis_local import redis_url
 
     with redis_url(home()) as url, redis.Redis.from_url(url) as client:
         drain(client, home())
         result = current_report(home(), client, key)
+        preferences = current_preferences(home(), client, key)
     if json_out:
-        write_bytes(json_out, json.dumps(asdict(result), default=str, indent=2).encode())
+        body = asdict(result) | ({"interleaved": [asdict(one) for one in preferences]} if preferences else {})
+        write_bytes(json_out, json.dumps(body, default=str, indent=2).encode())
     console = Console()
     for line in render.notes(result):
         console.print(line, markup=False)
     for table in render.to_tables(result):
         console.print(table)
+    for one in preferences:
+        for line in render_preference.notes(one):
+            console.print(line, markup=False)
+        console.print(render_preference.to_table(one))
     decision = decide(result)
     typer.echo(f"{decision.action}: {'; '.join(decision.reasons)}")
 
