@@ -1,9 +1,10 @@
 """Which of two interleaved recipes do users prefer? The credit log and the outcomes, by user, overall and in each domain.
 
 Users are the units, as everywhere: a user's requests are alike, so that requests or clicks taken one by one would be too sure.
-A user's preference is (clicks on the second recipe's picks - clicks on the first one's) / (both), of the clicks that count, -1 to
-1; a user without such a click has none. Nobody is assigned to a recipe, so there is no split to go wrong, and the past cannot
-help: each user is compared with himself.
+A user's preference is (clicks on the second recipe's picks - clicks on the first one's) / (both), of the clicks that count, from
+-1 to 1; a user without such a click has none. It is averaged in two ways: weighted by the user's clicks, which is the margin and
+what the verdict reads, for it takes the fewest users (docs/experiments.md); and evenly, which no heavy clicker can sway, beside
+the sign test, which asks only which way each user leans. Nobody is assigned to a recipe, so that there is no split to go wrong.
 """
 
 from __future__ import annotations
@@ -36,21 +37,21 @@ class Preference:
     """One slice. users: that were answered; clicks, revenue: that count, by recipe; prefer: users with more of their clicks on
     the first's picks, on the second's, on both alike.
 
-    mean: of the users' preferences, by the t test at one look; always_valid: the same at every look; holm_p: its p-value,
-    corrected for all domains. share: of the users who prefer either, those who prefer the second; sign_p: of "it is half".
-    click_margin, revenue_margin: (second - first) / both over all users' sums, of clicks and of what they brought."""
+    margin: (second - first) / both over the sums of all users' clicks, at one look; always_valid: the same at every look; holm_p:
+    its p-value, corrected for all domains; revenue_margin: of what the clicks brought. mean: of the users' preferences, by the t
+    test. share: of the users who prefer either, those who prefer the second; sign_p: of "it is half"."""
 
     users: int
     requests: int
     clicks: tuple[int, int]
     revenue: tuple[float, float]
     prefer: tuple[int, int, int]
-    mean: Result
+    margin: Result
     always_valid: Result
+    revenue_margin: Result
+    mean: Result
     share: Result
     sign_p: float | NotComputable
-    click_margin: Result
-    revenue_margin: Result
     holm_p: float | None = None
 
     @property
@@ -139,7 +140,7 @@ def compare(rows: pl.DataFrame, plan: Plan) -> Preference:
     """rows: as `by_user`; a user's domains are added up."""
     users = rows.group_by("user_id", maintain_order=True).agg(pl.col("requests", "^(clicks|revenue)_.$").sum())
     first, second, earned, more = (users[name].to_numpy() for name in ("clicks_0", "clicks_1", "revenue_0", "revenue_1"))
-    mean = against_zero(Mean.of(preference(first, second)), plan.confidence)
+    margin = margin_of(first, second, plan.confidence)
     credited = int(((first + second) > 0).sum())
     up, down = int((second > first).sum()), int((second < first).sum())
     return Preference(
@@ -148,12 +149,12 @@ def compare(rows: pl.DataFrame, plan: Plan) -> Preference:
         clicks=(int(first.sum()), int(second.sum())),
         revenue=(float(earned.sum()), float(more.sum())),
         prefer=(down, up, credited - up - down),
-        mean=mean,
-        always_valid=sequential(mean, credited, plan.planned_units, plan.confidence) if credited else mean,
+        margin=margin,
+        always_valid=sequential(margin, len(users), plan.planned_units, plan.confidence) if len(users) else margin,
+        revenue_margin=margin_of(earned, more, plan.confidence),
+        mean=against_zero(Mean.of(preference(first, second)), plan.confidence),
         share=interval(Proportion(up + down, up), plan.confidence) if up + down else NotComputable("no user prefers either"),
         sign_p=sign_test(up, down),
-        click_margin=_margin(first, second, plan.confidence),
-        revenue_margin=_margin(earned, more, plan.confidence),
     )
 
 
@@ -165,8 +166,8 @@ def preference(first: Counts, second: Counts) -> Counts:
     return values
 
 
-def _margin(first: Counts, second: Counts, confidence: float) -> Result:
-    """Of sums over users: delta method for a ratio (stats.Ratio)."""
+def margin_of(first: Counts, second: Counts, confidence: float = 0.95) -> Result:
+    """(second - first) / both, of sums over users (n,) each: delta method for a ratio (stats.Ratio) and a t test."""
     return against_zero(Ratio.of(second - first, first + second), confidence)
 
 

@@ -12,16 +12,8 @@ from abtest.preference import ALL, Preference, PreferenceReport
 from abtest.stats import NotComputable
 
 _HEAD = (
-    "domain",
-    "users",
-    "with credit",
-    "clicks",
-    "prefer",
-    "preference",
-    "at every look",
-    "sign test",
-    "click margin",
-    "revenue margin",
+    *("domain", "users", "with credit", "clicks", "margin", "at every look", "revenue margin"),
+    *("users prefer", "mean preference", "sign test"),
 )
 
 
@@ -49,8 +41,8 @@ def notes(report: PreferenceReport) -> list[str]:
     """What the numbers rest on, and what they say."""
     first, second = report.recipes
     lines = [
-        f"{report.arm} interleaves 1 = {first} and 2 = {second}: preferences are of users, from -1 (all their clicks on 1's "
-        f"picks) to +1 (on 2's); {report.plan.confidence:.0%} intervals; p in domains corrected by Holm.",
+        f"{report.arm} interleaves 1 = {first} and 2 = {second}: from -1, all clicks on 1's picks, to +1, all on 2's; "
+        f"users as units; {report.plan.confidence:.0%} intervals; p in domains corrected by Holm.",
         verdict(report),
     ]
     if report.alone:
@@ -62,7 +54,7 @@ def notes(report: PreferenceReport) -> list[str]:
 
 def verdict(report: PreferenceReport) -> str:
     """One sentence, by the interval that the plan judges by."""
-    judged = report.overall.always_valid if report.plan.sequential else report.overall.mean
+    judged = report.overall.always_valid if report.plan.sequential else report.overall.margin
     if isinstance(judged, NotComputable):
         return f"No preference can be computed: {judged.reason}."
     if judged.low <= 0 <= judged.high:
@@ -72,17 +64,11 @@ def verdict(report: PreferenceReport) -> str:
 
 def _rows(report: PreferenceReport) -> Iterator[list[str]]:
     for name, one in ((ALL, report.overall), *report.domains.items()):
+        prefer = f"{one.prefer[0]:,} : {one.prefer[1]:,}, {one.prefer[2]:,} even"
+        sign = f"({one.sign_p.reason})" if isinstance(one.sign_p, NotComputable) else f"p {one.sign_p:.2g}"
         yield [
-            name,
-            f"{one.users:,}",
-            f"{one.credited:,}",
-            f"{one.clicks[0]:,} : {one.clicks[1]:,}",
-            f"{one.prefer[0]:,} : {one.prefer[1]:,}, {one.prefer[2]:,} even",
-            _result(one.mean),
-            _always(one),
-            f"({one.sign_p.reason})" if isinstance(one.sign_p, NotComputable) else f"p {one.sign_p:.2g}",
-            _result(one.click_margin),
-            _result(one.revenue_margin),
+            *(name, f"{one.users:,}", f"{one.credited:,}", f"{one.clicks[0]:,} : {one.clicks[1]:,}"),
+            *(_result(one.margin), _always(one), _result(one.revenue_margin), prefer, _result(one.mean), sign),
         ]
 
 

@@ -11,20 +11,21 @@ rankings are; and two equal rankings never get any.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 from hashlib import blake2b
 from itertools import count
+from typing import Generic, NamedTuple, TypeVar
 
-Rankings = tuple[Sequence[str], Sequence[str]]
+Ad = TypeVar("Ad", bound=Hashable)
+"""What names an ad; ids where the merge serves."""
+Rankings = tuple[Sequence[Ad], Sequence[Ad]]
 
 
-@dataclass(frozen=True, slots=True)
-class Pick:
+class Pick(NamedTuple, Generic[Ad]):
     """One place of the slate. team: 0 or 1, who picked the ad; rank: where it stood in that side's ranking, from 0; counts:
     does a click on it speak for that side?"""
 
-    ad_id: str
+    ad_id: Ad
     team: int
     rank: int
     counts: bool
@@ -41,21 +42,23 @@ def coins(experiment: str, user_id: str, request_id: str) -> int:
     return int.from_bytes(digest.digest())
 
 
-def draft(rankings: Rankings, k: int, tosses: int) -> list[Pick]:
+def draft(rankings: Rankings[Ad], k: int, tosses: int) -> list[Pick[Ad]]:
     """At most k picks, fewer only where both rankings together have fewer ads; each ranking best first, without repeats.
     tosses: bit r says which side picks first in round r; two picks make a round."""
-    picks: list[Pick] = []
-    taken: set[str] = set()
+    picks: list[Pick[Ad]] = []
+    taken: set[Ad] = set()
     at = [0, 0]
 
-    def wants(team: int) -> str | None:
+    def wants(team: int) -> Ad | None:
         """The best of its ads that is not yet there."""
-        ranking = rankings[team]
-        while at[team] < len(ranking) and ranking[at[team]] in taken:
-            at[team] += 1
-        return ranking[at[team]] if at[team] < len(ranking) else None
+        ranking, place = rankings[team], at[team]
+        end = len(ranking)
+        while place < end and ranking[place] in taken:
+            place += 1
+        at[team] = place
+        return ranking[place] if place < end else None
 
-    def pick(ad_id: str, team: int, counts: bool) -> None:
+    def pick(ad_id: Ad, team: int, counts: bool) -> None:
         picks.append(Pick(ad_id, team, at[team], counts))
         taken.add(ad_id)
 
@@ -64,11 +67,10 @@ def draft(rankings: Rankings, k: int, tosses: int) -> list[Pick]:
         if len(picks) >= k or left is None or right is None:
             break
         first = tosses >> number & 1
-        second = 1 - first
-        pick(right if first else left, first, counts=left != right)
-        answer, other = wants(second), wants(first)
-        if answer is not None and len(picks) < k:
-            pick(answer, second, counts=left != right or other not in (None, answer))
+        second, differ = 1 - first, left != right
+        pick(right if first else left, first, counts=differ)
+        if len(picks) < k and (answer := wants(second)) is not None:
+            pick(answer, second, counts=differ or wants(first) not in (None, answer))
     for team in (0, 1):
         while len(picks) < k and (ad_id := wants(team)) is not None:
             pick(ad_id, team, counts=False)

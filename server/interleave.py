@@ -85,7 +85,7 @@ def _together(stage: str, spent: float, first: dict[str, float]) -> float:
     return spent if stage == "total" else round(first.get(stage, 0.0) + spent, 4)
 
 
-def _credit(arm: Interleaving, bundle_ids: tuple[str, str], picks: list[Pick]) -> api.Interleaved:
+def _credit(arm: Interleaving, bundle_ids: tuple[str, str], picks: list[Pick[str]]) -> api.Interleaved:
     return api.Interleaved(
         experiment=arm.experiment,
         arm=arm.arm,

@@ -18,7 +18,7 @@ ids = st.text("ab1é☃", max_size=20)
 EVERY = settings(deadline=None, max_examples=100)
 
 
-def drafted(both: Rankings, picks: list[Pick]) -> int:
+def drafted(both: Rankings[str], picks: list[Pick[str]]) -> int:
     """How many of the picks belong to rounds, which begin while both rankings have ads left; the rest fills up."""
     for start in range(0, len(picks), 2):
         if any({one.ad_id for one in picks[:start]}.issuperset(ranking) for ranking in both):
@@ -28,14 +28,14 @@ def drafted(both: Rankings, picks: list[Pick]) -> int:
 
 @EVERY
 @given(both=rankings, k=sizes, toss=tosses)
-def test_a_slate_is_distinct_and_as_long_as_the_union_allows(both: Rankings, k: int, toss: int) -> None:
+def test_a_slate_is_distinct_and_as_long_as_the_union_allows(both: Rankings[str], k: int, toss: int) -> None:
     ads = [pick.ad_id for pick in draft(both, k, toss)]
     assert len(set(ads)) == len(ads) == min(k, len({*both[0], *both[1]}))
 
 
 @EVERY
 @given(both=rankings, k=sizes, toss=tosses)
-def test_each_pick_is_the_best_that_its_team_had_left_and_rounds_are_balanced(both: Rankings, k: int, toss: int) -> None:
+def test_each_pick_is_the_best_that_its_team_had_left_and_rounds_are_balanced(both: Rankings[str], k: int, toss: int) -> None:
     picks = draft(both, k, toss)
     for number, pick in enumerate(picks):
         earlier = {one.ad_id for one in picks[:number]}
@@ -46,7 +46,9 @@ def test_each_pick_is_the_best_that_its_team_had_left_and_rounds_are_balanced(bo
 
 @EVERY
 @given(both=rankings, k=sizes, toss=tosses)
-def test_swapping_the_teams_under_the_same_coins_swaps_the_credit_and_nothing_else(both: Rankings, k: int, toss: int) -> None:
+def test_swapping_the_teams_under_the_same_coins_swaps_the_credit_and_nothing_else(
+    both: Rankings[str], k: int, toss: int
+) -> None:
     here, there = draft(both, k, toss), draft((both[1], both[0]), k, ~toss)
     assert [(one.ad_id, one.rank, one.counts) for one in here] == [(one.ad_id, one.rank, one.counts) for one in there]
     full = drafted(both, here)
@@ -56,7 +58,7 @@ def test_swapping_the_teams_under_the_same_coins_swaps_the_credit_and_nothing_el
 
 @EVERY
 @given(both=rankings, k=sizes, toss=tosses)
-def test_a_place_counts_if_its_rounds_coin_could_have_put_another_ad_there(both: Rankings, k: int, toss: int) -> None:
+def test_a_place_counts_if_its_rounds_coin_could_have_put_another_ad_there(both: Rankings[str], k: int, toss: int) -> None:
     picks = draft(both, k, toss)
     for number, pick in enumerate(picks):
         other = draft(both, k, toss ^ (1 << number // 2))[number]
@@ -65,7 +67,7 @@ def test_a_place_counts_if_its_rounds_coin_could_have_put_another_ad_there(both:
 
 @EVERY
 @given(both=rankings, k=st.integers(1, 8), places=st.lists(st.integers(0, 9), min_size=8, max_size=8))
-def test_clicks_that_know_nothing_of_the_ads_favour_nobody(both: Rankings, k: int, places: list[int]) -> None:
+def test_clicks_that_know_nothing_of_the_ads_favour_nobody(both: Rankings[str], k: int, places: list[int]) -> None:
     """Exactly, over all coins: whatever the rankings are and whatever a place is worth."""
     credit = 0
     for bits in product((0, 1), repeat=4):

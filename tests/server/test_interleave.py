@@ -62,7 +62,7 @@ def alone(recipe: str, user: int, k: int) -> list[str]:
     return [world.ad_id(row) for row in ranked[:k]]
 
 
-def drafted(user: int, request: str, k: int) -> list[Pick]:
+def drafted(user: int, request: str, k: int) -> list[Pick[str]]:
     return draft((alone(RECIPES[0], user, k), alone(RECIPES[1], user, k)), k, coins("mix", f"u{user}", request))
 
 
