@@ -28,6 +28,7 @@ from abtest.sequential import sequential
 from abtest.stats import Mean, NotComputable, Proportion, Ratio
 
 ALL = "all domains"
+FEWEST = 30
 _SHOWN = ["request_id", "user_id", "ad_id"]
 Counts = NDArray[np.float64]
 
@@ -150,7 +151,7 @@ def compare(rows: pl.DataFrame, plan: Plan) -> Preference:
         revenue=(float(earned.sum()), float(more.sum())),
         prefer=(down, up, credited - up - down),
         margin=margin,
-        always_valid=sequential(margin, len(users), plan.planned_units, plan.confidence) if len(users) else margin,
+        always_valid=always_valid(margin, credited, plan.planned_units, plan.confidence),
         revenue_margin=margin_of(earned, more, plan.confidence),
         mean=against_zero(Mean.of(preference(first, second)), plan.confidence),
         share=interval(Proportion(up + down, up), plan.confidence) if up + down else NotComputable("no user prefers either"),
@@ -167,8 +168,17 @@ def preference(first: Counts, second: Counts) -> Counts:
 
 
 def margin_of(first: Counts, second: Counts, confidence: float = 0.95) -> Result:
-    """(second - first) / both, of sums over users (n,) each: delta method for a ratio (stats.Ratio) and a t test."""
-    return against_zero(Ratio.of(second - first, first + second), confidence)
+    """(second - first) / both, of sums over users (n,) each: delta method for a ratio (stats.Ratio) and a t test, with the
+    degrees of freedom of the users that there is something of; the others change nothing but them."""
+    some = (first != 0) | (second != 0)
+    return against_zero(Ratio.of((second - first)[some], (first + second)[some]), confidence)
+
+
+def always_valid(margin: Result, credited: int, planned: int, confidence: float = 0.95) -> Result:
+    """The margin's interval at every look. It holds for many users, so that there is none before a few have come."""
+    if isinstance(margin, Estimate) and credited < FEWEST:
+        return NotComputable(f"an interval for every look needs {FEWEST} users with credit, there are {credited}")
+    return sequential(margin, credited, planned, confidence) if credited else margin
 
 
 def _corrected(domains: dict[str, Preference]) -> dict[str, Preference]:

@@ -74,7 +74,7 @@ def _rows(report: PreferenceReport) -> Iterator[list[str]]:
 
 def _always(one: Preference) -> str:
     if isinstance(one.always_valid, NotComputable):
-        return ""
+        return f"({one.always_valid.reason})" if isinstance(one.margin, Estimate) else ""
     p_value = one.always_valid.p_value if one.holm_p is None else one.holm_p
     return f"[{one.always_valid.low:+.3f}, {one.always_valid.high:+.3f}], p {p_value:.2g}"
 

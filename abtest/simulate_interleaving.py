@@ -7,13 +7,13 @@ it there. The better ranker is the one that sees better; nothing else tells them
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from abtest.simulate import Array, Log, World, people
-from abtest.team_draft import draft
+from abtest.team_draft import Pick, draft
 
 Rows = NDArray[np.int64]
 
@@ -24,8 +24,8 @@ class Rankers:
     candidates: of a request; spread: standard deviation of the logarithm of appeal; fade: the place p, from 0, gets attention
     1 / (1 + fade p). reverse: the second one shows the first's slate backwards, whatever it sees."""
 
-    sight: tuple[float, float] = (0.60, 0.65)
-    kinship: float = 0.5
+    sight: tuple[float, float] = (0.5, 0.6)
+    kinship: float = 0.9
     candidates: int = 20
     spread: float = 0.5
     fade: float = 0.2
@@ -49,10 +49,16 @@ class Visits:
     def attention(self) -> Array:
         return 1 / (1 + self.rankers.fade * np.arange(self.rankings.shape[2]))
 
+    def after(self) -> Visits:
+        """Those since the start."""
+        now = self.day > 0
+        user, day, domain = self.user[now], self.day[now], self.domain[now]
+        return replace(self, user=user, day=day, domain=domain, rankings=self.rankings[:, now], chance=self.chance[now])
+
     def expected(self, ranker: int) -> float:
         """Clicks after the start, had all of it been this ranker's."""
-        now = self.day > 0
-        return float(self.chances(self.rankings[ranker])[now].sum())
+        now = self.after()
+        return float(now.chances(now.rankings[ranker]).sum())
 
     def chances(self, slates: Rows) -> Array:
         """slates: (n, ads) of candidates; of a click on each, where it stands."""
@@ -106,7 +112,9 @@ def merge(visits: Visits, rng: np.random.Generator) -> Merged:
     """By the code that serves."""
     n, ads = visits.rankings.shape[1:]
     tosses = rng.integers(0, 1 << ads, n).tolist()
-    drafts = [draft(both, ads, toss) for both, toss in zip(zip(*visits.rankings.tolist(), strict=True), tosses, strict=True)]
+    drafts: list[list[Pick[int]]] = [
+        draft(both, ads, toss) for both, toss in zip(zip(*visits.rankings.tolist(), strict=True), tosses, strict=True)
+    ]
     slates = np.array([[pick.ad_id for pick in picks] for picks in drafts], dtype=np.int64).reshape(n, ads)
     credit = np.array([[pick.team if pick.counts else -1 for pick in picks] for picks in drafts], dtype=np.int64).reshape(n, ads)
     return Merged(visits, slates, credit)

@@ -12,8 +12,7 @@ import numpy as np
 from abtest.compare import compare
 from abtest.estimate import Estimate, Result, against_zero, quantile, sign_test
 from abtest.plan import Plan
-from abtest.preference import margin_of, preference
-from abtest.sequential import sequential
+from abtest.preference import always_valid, margin_of, preference
 from abtest.simulate import Array, World
 from abtest.simulate_interleaving import Rankers, Visits, clicked, merge, split, visit
 from abtest.stats import Mean
@@ -43,7 +42,7 @@ def needed(world: World, rankers: Rankers, seed: int, power: float = 0.8) -> Nee
     rng = np.random.default_rng([seed, world.users])
     visits = visit(world, rankers, rng, before=True)
     lift = visits.expected(1) / visits.expected(0) - 1
-    merged = merge(visits, rng)
+    merged = merge(visits.after(), rng)
     chances = merged.visits.chances(merged.slates)
     first, second = merged.by_day(chances).sum(axis=(1, 2))
     margin = float((second - first) / (second + first))
@@ -122,8 +121,8 @@ def _margin(clicks: Array) -> Result:
 
 
 def _always(clicks: Array, planned: int) -> bool:
-    """Of users without a request so far there is nothing in the sums, so that they may be counted from the start."""
-    return _sure(sequential(_margin(clicks), clicks.shape[1], planned))
+    credited = int((clicks.sum(axis=(0, 2)) > 0).sum())
+    return _sure(always_valid(_margin(clicks), credited, planned))
 
 
 def _sure(one: Result) -> bool:

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from contracts.errors import MdrecError
-from deploy.commands import bundles, collecting, data, experiments, models, planning, serving
+from deploy.commands import bundles, collecting, data, experiments, interleaving, models, planning, serving
 
 app = typer.Typer(
     name="mdrec",
@@ -31,6 +31,7 @@ app.add_typer(bundles.app, name="bundle")
 experiments.app.command(epilog="Example: mdrec ab plan ranker plan.yaml")(planning.plan)
 experiments.app.command(epilog="Example: mdrec ab power plan.yaml --days 14")(planning.power)
 experiments.app.command(epilog="Example: mdrec ab simulate --experiments 200")(planning.simulate)
+experiments.app.command(epilog="Example: mdrec ab simulate-interleaving --experiments 500")(interleaving.simulate_interleaving)
 app.add_typer(experiments.app, name="ab")
 app.add_typer(serving.features_app, name="features")
 for command, example in (

@@ -119,10 +119,10 @@ def test_statistics_are_those_of_scipy_over_users() -> None:
     assert (up, down, even) == ((values > 0).sum(), (values < 0).sum(), (values == 0).sum())
     assert found.sign_p == pytest.approx(stats.binomtest(up, up + down).pvalue)
     assert isinstance(found.share, Estimate) and found.share.value == pytest.approx(up / (up + down))
-    assert found.always_valid == sequential(found.margin, 200, 200)
+    assert found.always_valid == sequential(found.margin, found.credited, 200)
     ratio = (second - first).sum() / (first + second).sum()
-    residual = (second - first) - ratio * (first + second)
-    error = np.sqrt(residual.var(ddof=1) / len(first)) / (first + second).mean()
+    residual = ((second - first) - ratio * (first + second))[some]
+    error = np.sqrt(residual.var(ddof=1) / some.sum()) / (first + second)[some].mean()
     assert isinstance(found.margin, Estimate) and found.margin.value == pytest.approx(ratio)
     assert np.sqrt(found.margin.variance or 0) == pytest.approx(error, rel=1e-6)
     assert isinstance(found.revenue_margin, Estimate) and found.revenue_margin.value > ratio
@@ -137,6 +137,9 @@ def test_the_sign_test_is_the_binomial_one(up: int, down: int) -> None:
 def test_what_has_no_number_says_why() -> None:
     assert against_zero(Mean.of([0.5])) == NotComputable("a variance needs two units or more")
     assert against_zero(Mean.of([1.0] * 9)) == NotComputable("no variation between units, so no error can be estimated")
+    few = compare(clicks_of(np.random.default_rng(4), 20, 0.5), Plan())
+    assert isinstance(few.margin, Estimate)
+    assert isinstance(few.always_valid, NotComputable) and "needs 30 users with credit, there are" in few.always_valid.reason
     alike = compare(clicks_of(np.random.default_rng(2), 40, 1.0), Plan())
     assert isinstance(alike.margin, NotComputable) and isinstance(alike.always_valid, NotComputable)
     assert isinstance(alike.sign_p, float) and alike.sign_p < 1e-6  # all prefer the second: the sign test can tell
