@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 _WIDE = 10_000  # users of a draw from which the needs are told
-_SMALL = 200  # users of an experiment between equals
+_SMALL = 100  # users of an experiment between equals
 
 
 def simulate_interleaving(
