@@ -3,7 +3,8 @@
     interleave     a rung of the ladder (pipeline.py): one of the two has no bundle here, failed, stepped down its own ladder
                    or came too late. The other's slate is served alone and nobody gets credit for it.
 
-The second recipe begins when the first has ranked, so that an answer costs both; none of this is reached by other requests.
+Both rows of the user are asked for at once; the second recipe begins when the first has ranked: an answer costs both. None
+of this is reached by other requests.
 """
 
 from __future__ import annotations
@@ -33,13 +34,17 @@ async def slates(
 ) -> list[Slate]:
     """Both slates in the order of `recipes`, or the only one that may be served. routed: who answers where neither recipe has a
     bundle. Raises what the last of them raises when none answers at all."""
+    first, *others = _pinned(live, recipes, question.domain) or [routed]
+    asked = [(first, question)]
+    asked += [(one, replace(question, ahead=pipeline.ahead(one, question.user_id, question.deadline))) for one in others]
     found: list[Slate] = []
     failure: Exception | None = None
-    for bundle in _pinned(live, recipes, question.domain) or [routed]:
-        if found and perf_counter() > question.deadline:
+    for bundle, mine in asked:
+        if found and mine.ahead is not None and perf_counter() > question.deadline:
+            mine.ahead.data.cancel()
             break
         try:
-            found.append(await pipeline.recommend(bundle, question, retrieve_k))
+            found.append(await pipeline.recommend(bundle, mine, retrieve_k))
         except Exception as error:
             _log.exception("no slate of %s in domain %r", bundle.bundle_id, question.domain)
             failure = error

@@ -15,13 +15,14 @@ import redis
 from abtest.drain import drain
 from abtest.experiments import ExperimentStore, parse_object
 from abtest.ledger import interleaved
+from abtest.preference import preferences
 from abtest.team_draft import Pick, coins, draft
 from contracts.events import Exposure
 from contracts.keys import user_row
 from contracts.user_row import UserRow
 from server import interleave
 from server.bundle import Bundle
-from server.pipeline import Question, Stopwatch
+from server.pipeline import Question, RowAhead, Stopwatch
 from server.settings import Settings
 from server.stages import Work
 from tests.server.conftest import TOKEN
@@ -111,6 +112,26 @@ def test_every_position_is_logged_with_its_team_and_reaches_the_credit_log(
     ]
 
 
+def test_clicks_told_over_http_become_credit_of_the_recipe_that_picked_the_ad(
+    mixed: Running, store: redis.Redis, tmp_path: Path
+) -> None:
+    """Each user clicks what the second recipe picked, and once what counts for nobody."""
+    events, credit = [], 0
+    for number in range(8):
+        answer = mixed.recommend(f"u{number}", request_id=f"r{number}", k=4)
+        for ad, team, counts in zip(answer["ads"], *(answer["interleaved"][part] for part in ("teams", "counts")), strict=True):
+            if team == 1 or not counts:
+                credit += counts
+                shown = {"request_id": f"r{number}", "user_id": f"u{number}", "domain": "search", "ad_id": ad["ad_id"]}
+                events.append({"event_id": f"e{len(events)}", "type": "click", **shown})
+    assert mixed.client.post("/v1/feedback", json={"events": events}).json()["accepted"] == len(events) > credit > 0
+    eventually(lambda: len(stream(store, "exposure")) == 8)
+    drain(store, tmp_path / "events")
+    (found,) = preferences(tmp_path / "events", mixed.gateway.experiments.definitions, "mix")
+    assert (found.overall.users, found.overall.clicks, found.alone) == (8, (0, credit), 0)
+    assert found.overall.prefer[0] == 0 and found.domains["search"].clicks == (0, credit)
+
+
 @pytest.mark.parametrize(
     ("broken", "part"), [(RECIPES[0], "ranker"), (RECIPES[1], "index"), (RECIPES[0], "everything"), (RECIPES[1], "everything")]
 )
@@ -150,9 +171,14 @@ def test_when_both_fail_the_ladders_own_answer_is_given(mixed: Running) -> None:
 def test_late_slates_are_left_out(mixed: Running) -> None:
     live = mixed.gateway.registry.live
     begun: list[str] = []
+    rows: list[asyncio.Task[bytes | None]] = []
 
     class Slow:
         """Answers, after which the caller's time is up."""
+
+        def ahead(self, bundle: Bundle, user_id: str, deadline: float) -> RowAhead:
+            rows.append(asyncio.create_task(asyncio.Event().wait()))  # type: ignore[arg-type]
+            return RowAhead(bundle.bundle_id, rows[0])
 
         async def recommend(self, bundle: Bundle, question: Question, retrieve_k: int | None) -> interleave.Slate:
             begun.append(bundle.bundle_id)
@@ -161,8 +187,14 @@ def test_late_slates_are_left_out(mixed: Running) -> None:
             return Work(bundle, bundle.domains["search"], "u1", {}), watch
 
     question = Question("u1", "search", 3, {}, deadline=perf_counter() + 3600)
-    asked = interleave.slates(Slow(), live, live.bundles[RECIPES[0]], question, RECIPES, None)  # type: ignore[arg-type]
-    ((work, _),) = asyncio.run(asked)
+
+    async def answered() -> list[interleave.Slate]:
+        found = await interleave.slates(Slow(), live, live.bundles[RECIPES[0]], question, RECIPES, None)  # type: ignore[arg-type]
+        await asyncio.wait(rows, timeout=20)
+        assert rows[0].cancelled()  # nobody waits for the row of a recipe that came too late
+        return found
+
+    ((work, _),) = asyncio.run(answered())
     assert (work.bundle.bundle_id, begun) == ("b1", ["b1"])
 
 
