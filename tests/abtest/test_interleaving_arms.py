@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from abtest.assign import Assigner, Interleaving
 from abtest.check import check
 from abtest.definitions import Definitions, interleaved, parse_object, recipe_shown
 from abtest.experiments import ExperimentStore
+from abtest.promotion import Promoter
 from contracts.errors import BadInput
 
 PAIR = {"interleave": ["adi+dsfm", "adi+shared_dnn"]}
@@ -79,7 +81,7 @@ def test_what_lies_unchecked_in_the_store_routes_to_the_champion() -> None:
     assert (recipe_shown(PAIR), recipe_shown({"recipe": "a"}), recipe_shown(True)) == ("adi+dsfm & adi+shared_dnn", "a", None)
 
 
-def test_a_new_interleaving_needs_bundles_and_one_that_runs_can_always_be_stopped(redis_url: str) -> None:
+def test_a_new_interleaving_needs_bundles_and_one_that_runs_can_only_be_stopped(redis_url: str, tmp_path: Path) -> None:
     known: Collection[str] = ["adi+dsfm", "adi+shared_dnn"]
     with redis.Redis.from_url(redis_url) as client:
         store = ExperimentStore(client, lambda: known)
@@ -88,6 +90,8 @@ def test_a_new_interleaving_needs_bundles_and_one_that_runs_can_always_be_stoppe
         with pytest.raises(BadInput, match="adi\\+new"):
             store.rehearse(lambda now: mix({"interleave": ["adi+new", "adi+dsfm"]}))
         store.write(mix(PAIR), who="a", expected_version=0)
+        with pytest.raises(BadInput, match="release an arm of one"):
+            Promoter(store, tmp_path).promote("mix", "mixed", who="a", why="")
         known = []
         assert store.change(lambda now: actions.pause(now, "mix"), who="a").version == 2
         assert store.change(lambda now: actions.stop(now, "mix"), who="a").version == 3
