@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from abtest.compare import Lift, compare
-from abtest.definitions import Definitions, Rule
+from abtest.definitions import Definitions, Rule, interleaved, recipe_shown
 from abtest.estimate import Result, interval, quantile
 from abtest.guardrails import Guardrail, judge
 from abtest.ledger import JoinReport
@@ -32,7 +32,7 @@ from abtest.units import join_counts
 @dataclass(frozen=True)
 class ArmReport:
     """One arm in one slice. values and lifts by metric; lifts are relative to the control (a fraction), none for itself.
-    guardrails: judged overall, not by domain."""
+    guardrails: judged overall, not by domain; interleaves: two recipes answer there, so that there is none to promote."""
 
     arm: str
     recipe: str | None
@@ -45,6 +45,7 @@ class ArmReport:
     values: dict[str, Result]
     lifts: dict[str, Lift]
     guardrails: tuple[Guardrail, ...] = ()
+    interleaves: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _arm(rule: Rule, index: int, mine: Tally, control: Tally, plan: Plan, overal
     lifts = {name: compare(mine, control, name, plan) for name in plan.metrics} if index else {}
     return ArmReport(
         arm=rule.arm(index),
-        recipe=value.get("recipe") if isinstance(value, dict) else None,
+        recipe=recipe_shown(value),
         units=mine.units,
         requests=round(mine.sum("requests")),
         impressions=round(mine.sum("impressions")),
@@ -141,6 +142,7 @@ def _arm(rule: Rule, index: int, mine: Tally, control: Tally, plan: Plan, overal
         )
         if index and overall
         else (),
+        interleaves=interleaved(value) is not None,
     )
 
 

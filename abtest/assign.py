@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from abtest.definitions import Definitions, Feature
+from abtest.definitions import Definitions, Feature, interleaved
 from abtest.evaluate import FeatureResult, Outcome, Scope, evaluate
 from abtest.remembered import Kept, Memory, Unit, units
 
@@ -22,7 +22,7 @@ Json = Any
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One experiment this user is in. recipe: None when the arm changes parameters only."""
+    """One experiment this user is in. recipe: None when the arm changes parameters only, or interleaves."""
 
     experiment: str
     arm: str
@@ -31,14 +31,24 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
+class Interleaving:
+    """The arm that has a request's slate merged from those of two recipes."""
+
+    experiment: str
+    arm: str
+    recipes: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Routing:
     """What a request runs: recipe (None: the champion), merged params, and the arms that decided them; kept: what sticky
-    experiments want remembered."""
+    experiments want remembered; interleaving: of the recipe, which is the first of its two, with another one."""
 
     recipe: str | None
     params: Mapping[str, Json]
     arms: list[Assignment]
     kept: list[Kept] = field(default_factory=list)
+    interleaving: Interleaving | None = None
 
 
 class Assigner:
@@ -71,6 +81,7 @@ class Assigner:
         recipe: str | None = None
         default: str | None = None
         decided = False
+        interleaving: Interleaving | None = None
         params: dict[str, Json] = {}
         met: list[tuple[Outcome, Json]] = []
         for name in self._features:
@@ -85,11 +96,13 @@ class Assigner:
                 if decided:
                     continue
                 decided, recipe = True, named
+                if "interleave" in result.value:
+                    recipe, interleaving = _interleaving(result)
             if result.outcome is not None:
                 met.append((result.outcome, result.value))
             params.update(result.value.get("params", {}))
         arms = [Assignment(one.key, one.arm, value.get("recipe"), value.get("params", {})) for one, value in met]
-        return Routing(recipe or default, params, arms, [one.kept for one, _ in met if one.kept is not None])
+        return Routing(recipe or default, params, arms, [one.kept for one, _ in met if one.kept is not None], interleaving)
 
     def _chooses(self, result: FeatureResult) -> bool:
         """Does the value, or another arm of the experiment it comes from, name a recipe?"""
@@ -101,6 +114,14 @@ def seen(user_id: str, domain: str, attributes: Mapping[str, Json] | None = None
     return {**(attributes or {}), "id": user_id, "user_id": user_id, "domain": domain}
 
 
+def _interleaving(result: FeatureResult) -> tuple[str | None, Interleaving | None]:
+    """Its first recipe and the whole; the champion alone for what is no arm of an experiment."""
+    pair = interleaved(result.value)
+    if pair is None or result.outcome is None:
+        return None, None
+    return pair[0], Interleaving(result.outcome.key, result.outcome.arm, pair)
+
+
 def _may_route(feature: Feature) -> bool:
     values = [feature.defaultValue]
     for rule in feature.rules:
@@ -109,8 +130,8 @@ def _may_route(feature: Feature) -> bool:
 
 
 def _names_recipe(value: Json) -> bool:
-    return isinstance(value, dict) and value.get("recipe") is not None
+    return isinstance(value, dict) and (value.get("recipe") is not None or "interleave" in value)
 
 
 def _is_arm(value: Json) -> bool:
-    return isinstance(value, dict) and ("recipe" in value or "params" in value)
+    return isinstance(value, dict) and ("recipe" in value or "params" in value or "interleave" in value)

@@ -3,10 +3,11 @@ weights become equal ones); an operator who wrote it meant something else. Every
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import pairwise
 from typing import Any
 
-from abtest.definitions import Definitions, Rule
+from abtest.definitions import Definitions, Rule, interleaved
 from abtest.explore import Explore
 from abtest.ramp import moved_share
 from contracts.errors import BadInput
@@ -45,6 +46,20 @@ def check_change(before: Definitions, after: Definitions) -> None:
             )
 
 
+def check_recipes(before: Definitions, after: Definitions, known: Collection[str]) -> None:
+    """An interleaving needs both slates of every request, so a new one may only name recipes with a bundle in service (`known`).
+    Those that were there before are not looked at: to pause or to stop one must work whatever became of its recipes."""
+    old = {pair for rule in before.experiments().values() for pair in map(interleaved, rule.variations)}
+    for key, rule in after.experiments().items():
+        for pair in map(interleaved, rule.variations):
+            unknown = [name for name in pair or () if name not in known]
+            if unknown and pair not in old:
+                raise BadInput(
+                    f"experiment {key!r} interleaves {unknown[0]!r}, a recipe without a bundle",
+                    f"recipes with one: {', '.join(sorted(known)) or 'none yet'}; `mdrec nightly --recipe` makes one",
+                )
+
+
 def _check_split(where: str, rule: Rule) -> None:
     arms, weights, ranges = rule.arms, rule.weights, rule.ranges
     if len(arms) < 2:
@@ -66,15 +81,37 @@ def _check_split(where: str, rule: Rule) -> None:
         if any(left[1] > right[0] for left, right in pairwise(spans)):
             raise BadInput(f"{where}.ranges: arms overlap in {ranges}", "a unit can be in one arm only")
     for index, value in enumerate(rule.variations):
-        _check_value(f"{where}.variations.{index}", value)
+        _check_value(f"{where}.variations.{index}", value, may_interleave=True)
+    if rule.released is not None and interleaved(rule.variations[arms.index(rule.released)]):
+        raise BadInput(
+            f"{where}.released: {rule.released!r} interleaves two recipes", "an interleaving only compares; release an arm of one"
+        )
 
 
-def _check_value(where: str, value: Json) -> None:
-    """{"recipe": name, "params": {...}}, either part optional; anything else is a plain flag, which is fine too."""
-    if not isinstance(value, dict) or not ("recipe" in value or "params" in value):
+def _check_interleave(where: str, value: dict[str, Json]) -> None:
+    pair = value["interleave"]
+    unknown = value.keys() - {"interleave", "params"}
+    if unknown:
+        raise BadInput(f"{where}: {min(unknown)!r} beside `interleave`", "write {interleave: [A, B], params: {...}}")
+    if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(name, str) and name for name in pair):
+        raise BadInput(f"{where}.interleave: {pair} is not two recipes", "write {interleave: [A, B]}")
+    if "explore" in value.get("params", {}):
+        raise BadInput(f"{where}.params.explore: an interleaved slate cannot be drawn as well", "explore in an arm of one recipe")
+    if pair[0] == pair[1]:
+        raise BadInput(f"{where}.interleave: {pair[0]!r} against itself", "two equal rankings give neither of them any credit")
+
+
+def _check_value(where: str, value: Json, may_interleave: bool = False) -> None:
+    """{"recipe": name, "params": {...}}, either part optional, or {"interleave": [name, name], "params": {...}}; anything else is
+    a plain flag, which is fine too."""
+    if not isinstance(value, dict) or not value.keys() & {"recipe", "params", "interleave"}:
         return
+    if "interleave" in value:
+        if not may_interleave:
+            raise BadInput(f"{where}: only an arm of an experiment can interleave", "make it one of an experiment's `variations`")
+        _check_interleave(where, value)
     well_typed = isinstance(value.get("recipe", ""), str) and isinstance(value.get("params", {}), dict)
-    if not well_typed or value.keys() - {"recipe", "params"}:
+    if not well_typed or value.keys() - {"recipe", "params", "interleave"}:
         raise BadInput(f"{where}: {value} is not {{recipe: name, params: {{...}}}}", "an arm is a recipe and its parameters")
     try:
         Explore.of(value.get("params", {}))

@@ -13,7 +13,8 @@ What is ours: `active: false` on a rule skips it, on a feature leaves its defaul
 beside `features` it is the kill switch, which leaves every feature its defaultValue and every request the champion; `true`
 brings back the same arms. `released: ARM` with `status: stopped` serves that arm to all whom the rule's condition selects;
 they are exposed to nothing. A rule that names `bucketVersion`, `minBucketVersion` or `fallbackAttribute` is sticky: a unit
-keeps the arm it has met (units.py).
+keeps the arm it has met (units.py). A variation `{interleave: [A, B], params: {}}` is an arm in which the slates of two recipes
+are served as one (team_draft.py).
 """
 
 from __future__ import annotations
@@ -199,6 +200,20 @@ class Definitions(BaseModel):
     def body(self) -> bytes:
         """JSON; fields that nobody wrote are left out, so that a rule without `force` stays one."""
         return self.model_dump_json(exclude_unset=True, exclude={"active"} if self.active else None).encode()
+
+
+def interleaved(value: Json) -> tuple[str, str] | None:
+    """The two recipes that a variation interleaves, in their order; None where it does not."""
+    pair = value.get("interleave") if isinstance(value, dict) else None
+    return (pair[0], pair[1]) if isinstance(pair, list) and len(pair) == 2 else None
+
+
+def recipe_shown(value: Json) -> str | None:
+    """What people read of a variation: its recipe, or its two."""
+    pair = interleaved(value)
+    if pair is not None:
+        return " & ".join(pair)
+    return value.get("recipe") if isinstance(value, dict) else None
 
 
 def parse(body: bytes | str) -> Definitions:

@@ -2,6 +2,7 @@
 
     <directory>/day=2026-11-22/exposure-<first>-<last>.parquet     day: UTC, by the gateway's clock
     <directory>/day=2026-11-22/feedback-<first>-<last>.parquet     first, last: stream ids of the batch
+    <directory>/day=2026-11-22/interleaved-<first>-<last>.parquet  of the exposures, whose pick each ad was: the credit log
     <directory>/rejected/<first>-<last>.jsonl                      entries that are no events, kept for a person
     <directory>/_drained.json                                      the last committed batch
 
@@ -49,6 +50,16 @@ EXPOSURE = pl.Schema(
 )  # fmt: skip
 """One row an answered request. context: a JSON object in text, for its keys are the caller's."""
 
+INTERLEAVED = pl.Schema(
+    {
+        **_STREAM, **_WHO, "time": _TIME, "experiment": pl.String(), "arm": pl.String(), "recipes": pl.List(pl.String),
+        "bundle_ids": pl.List(pl.String),
+        "ads": pl.List(pl.Struct({"ad_id": pl.String, "position": pl.Int32, "team": pl.Int8, "counts": pl.Boolean})),
+    }
+)  # fmt: skip
+"""One row an interleaved answer, beside its exposure and with its stream id. team: the place of the picking recipe in `recipes`;
+counts: does a click speak for it?"""
+
 FEEDBACK = pl.Schema(
     {
         **_STREAM, **_WHO, "event_id": pl.String(), "type": pl.String(), "ad_id": pl.String(), "position": pl.Int32(),
@@ -56,6 +67,9 @@ FEEDBACK = pl.Schema(
     }
 )  # fmt: skip
 """One row an outcome. time: the client's clock in seconds, as it was told; received: the gateway's."""
+
+_INTERLEAVED = "interleaved"
+_SCHEMAS = {"exposure": EXPOSURE, _INTERLEAVED: INTERLEAVED, "feedback": FEEDBACK}
 
 
 @dataclass(frozen=True)
@@ -145,12 +159,15 @@ def _write(entries: list[Entry], directory: Path, total: DrainReport) -> DrainRe
         except (ValueError, KeyError, OverflowError, OSError):  # no event, or a time that no calendar has
             rejected.append(entry)
             continue
+        interleaved = row.pop(_INTERLEAVED, None)
         parts.setdefault((day, kind), []).append(row)
+        if interleaved is not None:
+            parts.setdefault((day, _INTERLEAVED), []).append(interleaved)
         counts[kind] += 1
     span = "-".join(StreamId.parse(entries[at][0].decode()).padded for at in (0, -1))
     for (day, kind), rows in parts.items():
         with aside(directory / f"day={day}" / f"{kind}-{span}.parquet") as temporary:
-            pl.DataFrame(rows, schema=EXPOSURE if kind == "exposure" else FEEDBACK, orient="row").write_parquet(temporary)
+            pl.DataFrame(rows, schema=_SCHEMAS[kind], orient="row").write_parquet(temporary)
     if rejected:
         write_bytes(directory / "rejected" / f"{span}.jsonl", b"".join(map(_rejected_line, rejected)))
     return DrainReport(
@@ -175,9 +192,23 @@ def _row(entry: Entry) -> tuple[str, str, dict[str, Any]]:
     if isinstance(event, Exposure):
         row["time"] = _utc(event.time)
         row["context"] = json.dumps(event.context, ensure_ascii=False)
-        return "exposure", f"{row['time']:%Y-%m-%d}", {name: row[name] for name in EXPOSURE}
+        wanted = {name: row[name] for name in EXPOSURE}
+        if event.interleaved is not None:
+            wanted[_INTERLEAVED] = _credit(row)
+        return "exposure", f"{row['time']:%Y-%m-%d}", wanted
     row["received"] = _utc(event.received)
     return "feedback", f"{row['received']:%Y-%m-%d}", {name: row[name] for name in FEEDBACK}
+
+
+def _credit(row: dict[str, Any]) -> dict[str, Any]:
+    """The row of the credit log that belongs to a row of an exposure."""
+    one = row[_INTERLEAVED]
+    ads = [
+        {"ad_id": ad["ad_id"], "position": ad["position"], "team": team, "counts": counts}
+        for ad, team, counts in zip(row["ads"], one["teams"], one["counts"], strict=True)
+    ]
+    found = {**row, **one, "recipes": list(one["recipes"]), "bundle_ids": list(one["bundle_ids"]), "ads": ads}
+    return {name: found[name] for name in INTERLEAVED}
 
 
 def _utc(seconds: float) -> datetime:

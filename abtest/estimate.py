@@ -66,6 +66,23 @@ def lift(treated: Statistic, control: Statistic, confidence: float = 0.95) -> Re
     return _test((left.value - right.value) / right.value, max(abs(left.value / right.value), 1.0), scaled, confidence)
 
 
+def against_zero(statistic: Statistic, confidence: float = 0.95) -> Result:
+    """One value that is 0 where there is no difference, as a mean of differences within units: Student's one-sample t test
+    (Student 1908, "The Probable Error of a Mean", Biometrika 6). Values are taken to be of the order of 1."""
+    moment = statistic.moment()
+    if isinstance(moment, NotComputable):
+        return moment
+    return _test(moment.value, max(abs(moment.value), 1.0), ((moment.variance, moment.degrees),), confidence)
+
+
+def sign_test(up: int, down: int) -> float | NotComputable:
+    """Two-sided p-value of "as many units prefer one side as the other"; exact, by the binomial law (Dixon & Mood 1946, "The
+    Statistical Sign Test", JASA 41). Units that prefer neither are left out."""
+    if up + down == 0:
+        return NotComputable("no unit prefers either side")
+    return min(2 * float(special.bdtr(min(up, down), up + down, 0.5)), 1.0)
+
+
 def _pair(treated: Statistic, control: Statistic) -> tuple[Moment, Moment] | NotComputable:
     left, right = treated.moment(), control.moment()
     if isinstance(left, NotComputable):

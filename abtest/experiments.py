@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from typing import Any, cast
 import redis
 import yaml
 
-from abtest.check import check, check_change
+from abtest.check import check, check_change, check_recipes
 from abtest.definitions import Definitions, parse, parse_object
 from contracts.errors import BadInput, WorkFailed
 from contracts.keys import EXPERIMENTS, EXPERIMENTS_AUDIT, EXPERIMENTS_CHANGED
@@ -91,10 +91,11 @@ def snapshot(fields: Mapping[bytes, bytes]) -> Snapshot:
 
 
 class ExperimentStore:
-    """The definitions in Redis. The client must not decode responses."""
+    """The definitions in Redis. The client must not decode responses. recipes: gives those with a bundle in service, which alone
+    a new interleaving may name; without it all names are taken."""
 
-    def __init__(self, client: redis.Redis) -> None:
-        self._redis = client
+    def __init__(self, client: redis.Redis, recipes: Callable[[], Collection[str]] | None = None) -> None:
+        self._redis, self._recipes = client, recipes
 
     def read(self) -> Snapshot:
         return snapshot(self._fields())
@@ -106,7 +107,7 @@ class ExperimentStore:
         self._file_audit()
         before = self.read()
         if before.version == expected_version:  # else the script below refuses, by what it finds then
-            check_change(before.definitions, definitions)
+            self._check_change(before.definitions, definitions)
         after = Snapshot(expected_version + 1, definitions)
         change = Change(after.version, who, time.time(), why, differences(before.definitions, definitions))
         record = json.dumps(asdict(change))
@@ -133,8 +134,13 @@ class ExperimentStore:
         now = self._at(expected_version)
         wanted = amend(now.definitions)
         check(wanted)
-        check_change(now.definitions, wanted)
+        self._check_change(now.definitions, wanted)
         return Snapshot(now.version + 1, wanted), differences(now.definitions, wanted)
+
+    def _check_change(self, before: Definitions, after: Definitions) -> None:
+        check_change(before, after)
+        if self._recipes is not None:
+            check_recipes(before, after, self._recipes())
 
     def _at(self, expected_version: int | None) -> Snapshot:
         now = self.read()

@@ -13,13 +13,16 @@ from pathlib import Path
 
 import polars as pl
 
-from abtest.drain import EXPOSURE, FEEDBACK, DrainReport, drain, scan
+from abtest.drain import EXPOSURE, FEEDBACK, INTERLEAVED, DrainReport, drain, scan
 from contracts.errors import BadInput
 
-__all__ = ["DrainReport", "JoinReport", "drain", "exposures", "feedback", "join_report", "joined", "training_rows"]
+__all__ = [
+    "DrainReport", "JoinReport", "drain", "exposures", "feedback", "interleaved", "join_report", "joined", "training_rows",
+]  # fmt: skip
 
 _REQUEST = ["request_id", "user_id"]
 _SHOWN = [*_REQUEST, "ad_id"]
+_ENTRY = ["stream_ms", "stream_seq"]
 WINDOW = timedelta(days=7)  # a click or conversion that comes later than this is not put down to the impression
 
 
@@ -36,24 +39,40 @@ class JoinReport:
     joined_events: int
 
 
-def exposures(directory: Path, since: date | None = None, until: date | None = None) -> pl.LazyFrame:
-    """Answered requests (EXPOSURE), each once: the first of its repeats. Days inclusive."""
-    return _first(_scan(directory, "exposure", EXPOSURE, since, until), _REQUEST)
+def exposures(
+    directory: Path, since: date | None = None, until: date | None = None, among: pl.LazyFrame | None = None
+) -> pl.LazyFrame:
+    """Answered requests (EXPOSURE), each once: the first of its repeats. Days inclusive. among: (request_id, user_id) of those
+    that are asked for, all without it."""
+    return _first(_of(_scan(directory, "exposure", EXPOSURE, since, until), among), _REQUEST)
 
 
-def feedback(directory: Path, since: date | None = None, until: date | None = None) -> pl.LazyFrame:
+def feedback(
+    directory: Path, since: date | None = None, until: date | None = None, among: pl.LazyFrame | None = None
+) -> pl.LazyFrame:
     """Outcomes (FEEDBACK), each event_id once: the first of its repeats. Days inclusive, as the gateway received them."""
-    return _first(_scan(directory, "feedback", FEEDBACK, since, until), ["event_id"])
+    return _first(_of(_scan(directory, "feedback", FEEDBACK, since, until), among), ["event_id"])
 
 
-def joined(directory: Path, since: date | None = None, until: date | None = None, window: timedelta = WINDOW) -> pl.LazyFrame:
+def interleaved(directory: Path, since: date | None = None, until: date | None = None) -> pl.LazyFrame:
+    """The credit log (INTERLEAVED): whose pick each ad of an interleaved answer was. Of a repeated request, what its first answer
+    was is what counts."""
+    log = _scan(directory, "interleaved", INTERLEAVED, since, until)
+    answers = exposures(directory, since, until, among=log.select(_REQUEST))
+    return log.join(answers.select(_ENTRY), on=_ENTRY, how="semi")
+
+
+def joined(
+    directory: Path, since: date | None = None, until: date | None = None, window: timedelta = WINDOW,
+    among: pl.LazyFrame | None = None,
+) -> pl.LazyFrame:  # fmt: skip
     """One row per shown ad that was seen: an impression, click or conversion of it came back within `window`.
 
     Columns: request_id, user_id, domain, time, bundle_id, recipe, arms, context of the exposure; ad_id, position, p_click,
     rank_score, bid of the ad; clicked (bool), conversions (int), conversion_value, revenue: for a clicked ad the click's
     `value` where it was given, else the bid, in currency units; `since` and `until` choose days of exposures."""
     return (
-        _matched(directory, since, until)
+        _matched(directory, since, until, among)
         .filter(pl.col("delay") <= window)
         .sort("stream_ms_right", "stream_seq_right")
         .group_by(_SHOWN, maintain_order=True)
@@ -108,16 +127,20 @@ def training_rows(
     )
 
 
-def _matched(directory: Path, since: date | None, until: date | None) -> pl.LazyFrame:
+def _matched(directory: Path, since: date | None, until: date | None, among: pl.LazyFrame | None = None) -> pl.LazyFrame:
     """One row per unique feedback event of a shown ad, with the exposure, and `delay` between the two."""
     shown = (
-        exposures(directory, since, until)
+        exposures(directory, since, until, among)
         .explode("ads", empty_as_null=False)
         .unnest("ads")
         .unique(_SHOWN, keep="first", maintain_order=True)
     )
-    events = feedback(directory, since).select("stream_ms", "stream_seq", *_SHOWN, "type", "value", "received")
+    events = feedback(directory, since, among=among).select("stream_ms", "stream_seq", *_SHOWN, "type", "value", "received")
     return shown.join(events, on=_SHOWN, how="inner").with_columns(delay=pl.col("received") - pl.col("time"))
+
+
+def _of(frame: pl.LazyFrame, among: pl.LazyFrame | None) -> pl.LazyFrame:
+    return frame if among is None else frame.join(among.unique(_REQUEST), on=_REQUEST, how="semi")
 
 
 def _first(frame: pl.LazyFrame, key: list[str]) -> pl.LazyFrame:

@@ -35,7 +35,7 @@ def decide(report: ExperimentReport) -> Decision:
         if harm:
             return Decision("roll_back", arm.arm, harm)
     primary = report.plan.primary
-    ranked = sorted(challengers, key=lambda arm: _least_gain(arm, primary), reverse=True)
+    ranked = sorted((arm for arm in challengers if not arm.interleaves), key=lambda arm: _least_gain(arm, primary), reverse=True)
     if not ranked:
         return Decision("hold", None, ["there is no challenger"])
     best = ranked[0]

@@ -73,18 +73,23 @@ class Log:
         return np.stack([asked[~self.treated].sum(axis=0), asked[self.treated].sum(axis=0)], axis=1)
 
 
-def draw(world: World, rng: np.random.Generator) -> Log:
-    """Draw one experiment; users are split by a fair coin."""
-    shape = (world.users, 1 + world.days, len(world.visits))
-    treated = rng.random(world.users) < 0.5
+def people(world: World, rng: np.random.Generator) -> tuple[NDArray[np.int64], Array]:
+    """What users bring along: requests (users, 1 + days, domains), entry 0 all the days before the start together, and click
+    rates (users, domains)."""
     taste = rng.gamma(2.0, 0.5, (world.users, 1, 1))
     inclination = rng.gamma(4.0, 0.25, (world.users, 1))
-    expected = np.broadcast_to(taste * np.array(world.visits), shape).copy()
+    expected = np.broadcast_to(taste * np.array(world.visits), (world.users, 1 + world.days, len(world.visits))).copy()
     expected[:, 0] *= world.days
-    requests = rng.poisson(expected)
+    return rng.poisson(expected), np.minimum(inclination * np.array(world.click_rate), 0.5)
+
+
+def draw(world: World, rng: np.random.Generator) -> Log:
+    """Draw one experiment; users are split by a fair coin."""
+    treated = rng.random(world.users) < 0.5
+    requests, rate = people(world, rng)
+    shape = requests.shape
     if world.crash:
         requests[treated, 1 + FIRST_DAY_OF_CRASH :] = 0
-    rate = np.minimum(inclination * np.array(world.click_rate), 0.5)
     after = rate * np.where(treated[:, None], 1 + np.array(world.lift), 1.0)
     user, day, domain = asked = np.nonzero(requests)
     ads = requests[asked] * world.ads

@@ -35,9 +35,22 @@ class ShownAd(_Record):
     propensity: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
+class Interleaved(_Record):
+    """The slates of two recipes as one, by team draft. By position: teams, whose pick the ad was, 0 or 1; counts, whether a click
+    on it speaks for that recipe. bundle_ids: which bundle answered for each."""
+
+    experiment: str
+    arm: str
+    recipes: tuple[str, str]
+    bundle_ids: tuple[str, str]
+    teams: list[int]
+    counts: list[bool]
+
+
 class Exposure(_Record):
     """One answered recommend. time: seconds since 1970, UTC, at the gateway. excluded: the ads that the caller would not
-    have, kept of drawn slates, of which another recipe's are made again."""
+    have, kept of drawn slates, of which another recipe's are made again. interleaved: of an answer that two recipes gave; its
+    bundle_id is the first one's, p_click and rank_score of an ad are the picking one's."""
 
     kind: Literal["exposure"] = "exposure"
     request_id: Id
@@ -51,6 +64,7 @@ class Exposure(_Record):
     ads: list[ShownAd]
     degraded: list[str] = []
     excluded: list[Id] = []
+    interleaved: Interleaved | None = None
 
 
 class Feedback(_Record):

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from contracts.errors import MdrecError
-from deploy.commands import bundles, collecting, data, experiments, models, planning, replaying, serving
+from deploy.commands import bundles, collecting, data, experiments, interleaving, models, planning, replaying, serving
 
 app = typer.Typer(
     name="mdrec",
@@ -32,6 +32,7 @@ experiments.app.command(epilog="Example: mdrec ab plan ranker plan.yaml")(planni
 experiments.app.command(epilog="Example: mdrec ab power plan.yaml --days 14")(planning.power)
 experiments.app.command(epilog="Example: mdrec ab simulate --experiments 200")(planning.simulate)
 experiments.app.command(epilog="Example: mdrec ab replay adi+dsfm --temperature 0.3")(replaying.replay)
+experiments.app.command(epilog="Example: mdrec ab simulate-interleaving --experiments 500")(interleaving.simulate_interleaving)
 app.add_typer(experiments.app, name="ab")
 app.add_typer(serving.features_app, name="features")
 for command, example in (

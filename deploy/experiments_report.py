@@ -9,10 +9,12 @@ from urllib.parse import quote
 
 import redis
 
+from abtest import render_preference
 from abtest.analyze import ExperimentReport, report
 from abtest.experiments import ExperimentStore
 from abtest.phases import phase_start
 from abtest.plan import plan_of
+from abtest.preference import PreferenceReport, preferences
 from abtest.promote import decide
 from abtest.render import to_markdown
 from abtest.report_file import continues, report_data, series, words
@@ -50,6 +52,13 @@ def _before(home: Path, experiment: str) -> ReportData | None:
         return None
 
 
+def current_preferences(home: Path, client: redis.Redis, experiment: str) -> list[PreferenceReport]:
+    """Of the experiment's arms that interleave, over all days that their present recipes had: a request is its own control, so
+    that other weights are no new phase. Raises BadInput for an experiment that is not defined."""
+    definitions = ExperimentStore(client).read().definitions
+    return preferences(home / "events", definitions, experiment, plan_of(home, experiment))
+
+
 def report_experiments(home: Path, client: redis.Redis, say: Callable[[str], None]) -> dict[str, str]:
     """Make the units of the ledger's new days, write home/reports/<day>-<experiment>.md for each running experiment and say
     whether to promote, hold or roll back. Nothing is moved: an operator does
@@ -64,6 +73,10 @@ def report_experiments(home: Path, client: redis.Redis, say: Callable[[str], Non
         verdict = verdicts[key] = words(decision)
         day = datetime.now(UTC).strftime("%Y-%m-%d")
         path = home / "reports" / f"{day}-{quote(key, safe='')}.md"
-        write_bytes(path, f"{to_markdown(found)}\n{verdict}\n".encode())
+        interleaved = current_preferences(home, client, key)
+        parts = [to_markdown(found), *map(render_preference.to_markdown, interleaved), f"{verdict}\n"]
+        write_bytes(path, "\n".join(parts).encode())
         say(f"experiment {key}: {verdict}")
+        for one in interleaved:
+            say(f"experiment {key}: {render_preference.verdict(one)}")
     return verdicts

@@ -55,7 +55,7 @@ def router(gateway: Gateway) -> APIRouter:
     client = redis.Redis.from_url(
         gateway.settings.redis_url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS
     )
-    store = ExperimentStore(client)
+    store = ExperimentStore(client, aliases.recipes)
 
     async def off_loop(work: Callable[[], T]) -> T:
         try:

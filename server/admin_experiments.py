@@ -15,7 +15,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from abtest import actions
-from abtest.definitions import Definitions, Rule, parse
+from abtest.definitions import Definitions, Rule, parse, recipe_shown
 from abtest.experiments import Amend, ExperimentStore, Snapshot, differences
 from abtest.ramp import ramp
 from server.admin_ads import IfMatch, Why, version_named
@@ -186,8 +186,7 @@ def _experiment(feature: str, rule: Rule) -> Json:
     """share: of all units that the condition and the layer let in."""
     arms = []
     for arm, value, (start, end) in zip(rule.arms, rule.variations, rule.spans(), strict=False):
-        recipe = value.get("recipe") if isinstance(value, dict) else None
-        arms.append({"arm": arm, "recipe": recipe, "share": round(end - start, 9)})
+        arms.append({"arm": arm, "recipe": recipe_shown(value), "share": round(end - start, 9)})
     return {
         "key": rule.key or feature,
         "feature": feature,

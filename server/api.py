@@ -101,6 +101,26 @@ class RecommendAnswer:
 
 
 @dataclass(slots=True)
+class Interleaved:
+    """The slates of two recipes as one, by team draft. By position: teams, whose pick the ad was, 0 or 1 (its p_click and
+    rank_score are that recipe's); counts, whether a click on it speaks for that recipe."""
+
+    experiment: str
+    arm: str
+    recipes: list[str]
+    bundle_ids: list[str]
+    teams: list[int]
+    counts: list[bool]
+
+
+@dataclass(slots=True)
+class InterleavedAnswer(RecommendAnswer):
+    """bundle_id is the first recipe's."""
+
+    interleaved: Interleaved
+
+
+@dataclass(slots=True)
 class ScoredAd:
     ad_id: str
     p_click: float | None
@@ -186,6 +206,13 @@ class CandidateRecord:
     position: int | None
     left_at: str | None
     reason: str | None
+
+
+@dataclass(slots=True)
+class InterleavedCandidate(CandidateRecord):
+    """One candidate of one of two recipes; left_at may be `interleave`, too."""
+
+    recipe: str
 
 
 @dataclass(slots=True)

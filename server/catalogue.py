@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 
 from contracts.errors import BundleError
 from contracts.manifest import Manifest
-from server import api
+from server import api, interleave
 from server.bundle import Bundle
 from server.gateway import Gateway
 
@@ -46,7 +46,7 @@ def router(gateway: Gateway) -> APIRouter:
     @routes.get("/readyz", tags=["operations"], responses={503: {"description": "some live recipe cannot answer"}})
     async def readyz() -> JSONResponse:
         """200 only when every domain of every live recipe can answer; what is loaded, and what was refused and why."""
-        problems = registry.problems()
+        problems = registry.problems() + interleave.problems(gateway.experiments.definitions, registry.live)
         body = {
             "status": "unavailable" if problems else "ready",
             "problems": problems,

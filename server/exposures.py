@@ -17,7 +17,7 @@ import msgspec
 
 from contracts.events import STREAM_FIELD
 from contracts.keys import EVENTS, request_record
-from server.api import DecisionRecord, RecommendAnswer
+from server.api import DecisionRecord, InterleavedAnswer, RecommendAnswer
 from server.metrics import Metrics
 from server.redis_door import FAILURES, Client
 
@@ -63,6 +63,7 @@ class ShownFacts(msgspec.Struct):
     domain: str
     context: dict[str, Any]
     kind: str = "facts"
+    also: list[str] | msgspec.UnsetType = msgspec.UNSET  # other bundles that share the answer's slate
 
 
 class ExposureLog:
@@ -130,6 +131,8 @@ class ExposureLog:
                     pipe.set(key, msgspec.json.encode(record), ex=seconds)
                 elif shown.facts_seconds is not None:
                     facts = ShownFacts(shown.answer.bundle_id, shown.user_id, shown.answer.domain, dict(shown.context))
+                    if isinstance(shown.answer, InterleavedAnswer):
+                        facts.also = shown.answer.interleaved.bundle_ids[1:]
                     pipe.set(key, msgspec.json.encode(facts), ex=shown.facts_seconds, nx=True)
             await pipe.execute()
 
@@ -159,4 +162,6 @@ def _event(shown: Shown) -> bytes:
         for ad, propensity in zip(ads, drawn.propensities, strict=True):
             ad["propensity"] = propensity
         event["excluded"] = drawn.excluded
+    if isinstance(answer, InterleavedAnswer):
+        event["interleaved"] = answer.interleaved
     return msgspec.json.encode(event)

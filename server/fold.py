@@ -91,8 +91,14 @@ class Folder:
         if data is None:
             return
         facts = msgspec.json.decode(data, type=ShownFacts)
-        bundle = bundles.get(facts.bundle_id)
-        if bundle is None or facts.domain not in bundle.domains or facts.user_id != event.user_id:
+        if facts.user_id != event.user_id:
+            return
+        for bundle_id in (facts.bundle_id, *(facts.also or ())):
+            await self._into(bundles.get(bundle_id), facts, event)
+
+    async def _into(self, bundle: Bundle | None, facts: ShownFacts, event: Feedback) -> None:
+        """One bundle's row of the user."""
+        if bundle is None or facts.domain not in bundle.domains:
             return
         domain = self._ads.applied(bundle, bundle.domains[facts.domain])
         ad_row = domain.ads.ids.find([event.ad_id])

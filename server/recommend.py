@@ -18,7 +18,7 @@ from fastapi.responses import Response
 
 from abtest.assign import Routing, seen
 from contracts.keys import request_record
-from server import api
+from server import api, interleave
 from server.bundle import Bundle
 from server.edge import Answer
 from server.errors import Problem, overloaded
@@ -44,6 +44,8 @@ def hot(gateway: Gateway) -> dict[str, Answer]:
             deadline = _deadline(started, asked.deadline_ms)
             question = Question(asked.user_id, asked.domain, asked.k, asked.context, asked.exclude_ad_ids, started, deadline)
             bundle, routing, degraded = await _route(gateway, question)
+            if routing.interleaving is not None:
+                return await _interleaved(gateway, asked, question, bundle, routing, degraded)
             work, watch = await gateway.pipeline.recommend(bundle, question, _retrieve_k(routing))
         if "explore" in routing.params:
             asked.request_id = asked.request_id or uuid4().hex
@@ -75,7 +77,7 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.post(
         RECOMMEND,
-        response_model=api.RecommendAnswer,
+        response_model=api.RecommendAnswer | api.InterleavedAnswer,
         openapi_extra=body_of(api.RecommendRequest),
         responses=problems(400, 413, 422, 503),
     )
@@ -136,6 +138,28 @@ async def _route(gateway: Gateway, question: Question) -> tuple[Bundle, Routing,
     return bundle, routing, degraded
 
 
+async def _interleaved(
+    gateway: Gateway, asked: api.RecommendRequest, question: Question, bundle: Bundle, routing: Routing, degraded: list[str]
+) -> bytes:
+    """The slates of the arm's two recipes as one, or the one that stands alone."""
+    assert routing.interleaving is not None
+    asked.request_id = asked.request_id or uuid4().hex  # both slates are of this request, and its coins
+    live, recipes = gateway.registry.live, routing.interleaving.recipes
+    slates = await interleave.slates(gateway.pipeline, live, bundle, question, recipes, _retrieve_k(routing))
+    works = [work for work, _ in slates]
+    answers = [_answer(asked, work, watch, _arms(routing, work.bundle), degraded) for work, watch in slates]
+    if len(answers) == 1:
+        answer, other = answers[0], None
+        answer.degraded.append(interleave.RUNG)
+        gateway.metrics.degraded.labels(interleave.RUNG, question.domain).inc()
+    else:
+        answer, other = interleave.merged(routing.interleaving, asked.user_id, asked.k, (answers[0], answers[1])), works[1]
+    shown = await _remember(gateway, asked, answer, works[0], other)
+    content = msgspec.json.encode(answer)
+    gateway.exposures.put(shown)
+    return content
+
+
 def _retrieve_k(routing: Routing) -> int | None:
     """An arm may change how many candidates the ranker sees."""
     wanted = routing.params.get("retrieve_k")
@@ -193,8 +217,11 @@ def _scores(asked: api.ScoreRequest, work: Work, watch: Stopwatch, arms: list[ap
     )
 
 
-async def _remember(gateway: Gateway, asked: api.RecommendRequest, answer: api.RecommendAnswer, work: Work) -> Shown:
-    """The exposure. An explained request's record is written now, so that it can be read once the answer is there."""
+async def _remember(
+    gateway: Gateway, asked: api.RecommendRequest, answer: api.RecommendAnswer, work: Work, other: Work | None = None
+) -> Shown:
+    """The exposure. An explained request's record is written now, so that it can be read once the answer is there. other: of the
+    second recipe of an interleaved answer."""
     settings = gateway.settings
     now = time.time()
     shown = Shown(answer, now, asked.user_id, work.bundle.recipe, asked.context, work.stranger)
@@ -202,16 +229,27 @@ async def _remember(gateway: Gateway, asked: api.RecommendRequest, answer: api.R
         shown.facts_seconds = settings.fold_seconds
     if work.propensities is not None:
         shown.drawn = Drawn(work.propensities.tolist(), asked.exclude_ad_ids)
+    if other is not None and other.bundle.user_domain_encoder is not None:
+        shown.facts_seconds = settings.fold_seconds
     if asked.explain:
-        record = msgspec.json.encode(_record(asked, answer, work, now))
+        record = msgspec.json.encode(_described(asked, answer, work, other, now))
         try:
             await gateway.redis.set(request_record(answer.request_id), record, ex=settings.record_seconds)
         except FAILURES:
             answer.degraded.append("record")
             gateway.metrics.degraded.labels("record", answer.domain).inc()
     elif settings.record_share and random.random() < settings.record_share:
-        shown.record = (_record(asked, answer, work, now), settings.record_seconds)
+        shown.record = (_described(asked, answer, work, other, now), settings.record_seconds)
     return shown
+
+
+def _described(
+    asked: api.RecommendRequest, answer: api.RecommendAnswer, work: Work, other: Work | None, now: float
+) -> api.DecisionRecord:
+    record = _record(asked, answer, work, now)
+    if not isinstance(answer, api.InterleavedAnswer) or other is None:
+        return record
+    return interleave.record((record, _record(asked, answer, other, now)), answer)
 
 
 def _record(asked: api.RecommendRequest, answer: api.RecommendAnswer, work: Work, now: float) -> api.DecisionRecord:

@@ -29,14 +29,15 @@ def list_() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from abtest.definitions import recipe_shown
+
     with _store() as store:
         now = store.read()
     table = Table("experiment", "status", "arm", "recipe", "share")
     for key, rule in now.definitions.experiments().items():
         status = rule.status if rule.active else "paused"
         for arm, value, (start, end) in zip(rule.arms, rule.variations, rule.spans(), strict=True):
-            recipe = value.get("recipe", "-") if isinstance(value, dict) else "-"
-            table.add_row(key, status, arm, recipe, f"{end - start:.1%}")
+            table.add_row(key, status, arm, recipe_shown(value) or "-", f"{end - start:.1%}")
     Console().print(table)
     typer.echo(f"version {now.version}")
 
@@ -119,27 +120,34 @@ def report(
     key: Key,
     json_out: Annotated[Path | None, typer.Option("--json", help="write the report as JSON")] = None,
 ) -> None:
-    """Every metric per arm and domain with intervals, and whether the split is sound; the last line is advice."""
+    """Every metric per arm and domain with intervals, whose clicks an interleaving arm drew, and whether the split is sound; the
+    last line is advice."""
     import redis
     from rich.console import Console
 
-    from abtest import render
+    from abtest import render, render_preference
     from abtest.promote import decide
     from contracts.files import write_bytes
     from deploy.close_day import drain
-    from deploy.experiments_report import current_report
+    from deploy.experiments_report import current_preferences, current_report
     from deploy.redis_local import redis_url
 
     with redis_url(home()) as url, redis.Redis.from_url(url) as client:
         drain(client, home())
         result = current_report(home(), client, key)
+        preferences = current_preferences(home(), client, key)
     if json_out:
-        write_bytes(json_out, json.dumps(asdict(result), default=str, indent=2).encode())
+        body = asdict(result) | ({"interleaved": [asdict(one) for one in preferences]} if preferences else {})
+        write_bytes(json_out, json.dumps(body, default=str, indent=2).encode())
     console = Console()
     for line in render.notes(result):
         console.print(line, markup=False)
     for table in render.to_tables(result):
         console.print(table)
+    for one in preferences:
+        for line in render_preference.notes(one):
+            console.print(line, markup=False)
+        console.print(render_preference.to_table(one))
     decision = decide(result)
     typer.echo(f"{decision.action}: {'; '.join(decision.reasons)}")
 
@@ -204,7 +212,8 @@ def _store() -> Iterator[ExperimentStore]:
     import redis
 
     from abtest.experiments import ExperimentStore
+    from contracts.aliases import Aliases
     from deploy.redis_local import redis_url
 
     with redis_url(home()) as url, redis.Redis.from_url(url) as client:
-        yield ExperimentStore(client)
+        yield ExperimentStore(client, Aliases(home()).recipes)
