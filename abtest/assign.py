@@ -33,12 +33,13 @@ class Assignment:
 @dataclass(frozen=True, slots=True)
 class Routing:
     """What a request runs: recipe (None: the champion), merged params, and the arms that decided them; kept: what sticky
-    experiments want remembered."""
+    experiments want remembered; bundle: of the recipe, None: the one that its alias serves."""
 
     recipe: str | None
     params: Mapping[str, Json]
     arms: list[Assignment]
     kept: list[Kept] = field(default_factory=list)
+    bundle: str | None = None
 
 
 class Assigner:
@@ -69,6 +70,7 @@ class Assigner:
             return Routing(None, {}, [])
         scope = Scope(self.definitions, seen(user_id, domain, attributes), memory=memory)
         recipe: str | None = None
+        bundle: str | None = None
         default: str | None = None
         decided = False
         params: dict[str, Json] = {}
@@ -84,12 +86,12 @@ class Assigner:
             elif self._chooses(result):
                 if decided:
                     continue
-                decided, recipe = True, named
+                decided, recipe, bundle = True, named, result.value.get("bundle")
             if result.outcome is not None:
                 met.append((result.outcome, result.value))
             params.update(result.value.get("params", {}))
         arms = [Assignment(one.key, one.arm, value.get("recipe"), value.get("params", {})) for one, value in met]
-        return Routing(recipe or default, params, arms, [one.kept for one, _ in met if one.kept is not None])
+        return Routing(recipe or default, params, arms, [one.kept for one, _ in met if one.kept is not None], bundle)
 
     def _chooses(self, result: FeatureResult) -> bool:
         """Does the value, or another arm of the experiment it comes from, name a recipe?"""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+from abtest.canary import check_canary, check_canary_change
 from abtest.definitions import Definitions, Rule
 from abtest.explore import Explore
 from abtest.ramp import moved_share
@@ -31,12 +32,16 @@ def check(definitions: Definitions) -> None:
                     raise BadInput(f"{where}.key: {key!r} is already defined by {seen[key]}", "give each experiment its own key")
                 seen[key] = where
                 _check_split(where, rule)
+            if rule.canary is not None:
+                check_canary(where, rule)
 
 
 def check_change(before: Definitions, after: Definitions) -> None:
     """No experiment may move a unit from one of its arms to another: what was measured on it would belong to both."""
     old = before.experiments()
     for key, rule in after.experiments().items():
+        if key in old:
+            check_canary_change(key, old[key], rule)
         moved = moved_share(old[key], rule) if key in old else 0.0
         if moved > 0:
             raise BadInput(
@@ -70,11 +75,14 @@ def _check_split(where: str, rule: Rule) -> None:
 
 
 def _check_value(where: str, value: Json) -> None:
-    """{"recipe": name, "params": {...}}, either part optional; anything else is a plain flag, which is fine too."""
+    """{"recipe": name, "params": {...}}, either part optional, and beside a recipe the "bundle" of it; anything else is a plain
+    flag, which is fine too."""
     if not isinstance(value, dict) or not ("recipe" in value or "params" in value):
         return
     well_typed = isinstance(value.get("recipe", ""), str) and isinstance(value.get("params", {}), dict)
-    if not well_typed or value.keys() - {"recipe", "params"}:
+    if "bundle" in value and not (isinstance(value["bundle"], str) and value["bundle"] and value.get("recipe")):
+        raise BadInput(f"{where}.bundle: {value} is not a recipe and a bundle of it", "name the recipe that the bundle is of")
+    if not well_typed or value.keys() - {"recipe", "params", "bundle"}:
         raise BadInput(f"{where}: {value} is not {{recipe: name, params: {{...}}}}", "an arm is a recipe and its parameters")
     try:
         Explore.of(value.get("params", {}))

@@ -13,7 +13,8 @@ What is ours: `active: false` on a rule skips it, on a feature leaves its defaul
 beside `features` it is the kill switch, which leaves every feature its defaultValue and every request the champion; `true`
 brings back the same arms. `released: ARM` with `status: stopped` serves that arm to all whom the rule's condition selects;
 they are exposed to nothing. A rule that names `bucketVersion`, `minBucketVersion` or `fallbackAttribute` is sticky: a unit
-keeps the arm it has met (units.py).
+keeps the arm it has met (units.py). An arm may name a `bundle` of its recipe beside the one that the alias serves. `canary` makes
+an experiment one (canary.py); `shadows`, beside `features`, are answered in the background (shadow.py).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from abtest.buckets import Range, bucket_ranges
+from abtest.canary import Canary
+from abtest.shadow import Shadow
 from contracts.errors import BadInput
 
 Json = Any
@@ -132,6 +135,7 @@ class Rule(Split):
     range: Range | None = None
     contextualVariations: list[Json] = []
     contextualBanditRef: str | None = None
+    canary: Canary | None = None
 
     @property
     def forces(self) -> bool:
@@ -169,6 +173,7 @@ class Definitions(BaseModel):
     features: dict[str, Feature] = {}
     savedGroups: dict[str, list[Json]] = {}
     contextualBandits: dict[str, Bandit] = {}
+    shadows: dict[str, Shadow] = {}
     active: bool = True
 
     def experiments(self) -> dict[str, Rule]:
@@ -197,8 +202,10 @@ class Definitions(BaseModel):
         return self.model_copy(update={"features": features})
 
     def body(self) -> bytes:
-        """JSON; fields that nobody wrote are left out, so that a rule without `force` stays one."""
-        return self.model_dump_json(exclude_unset=True, exclude={"active"} if self.active else None).encode()
+        """JSON; fields that nobody wrote are left out, so that a rule without `force` stays one. `features` is there whenever
+        anything is, for without it the rest would be read as features."""
+        whole = self.model_copy(update={"features": self.features} if self.model_fields_set else {})
+        return whole.model_dump_json(exclude_unset=True, exclude={"active"} if self.active else None).encode()
 
 
 def parse(body: bytes | str) -> Definitions:
