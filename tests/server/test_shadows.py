@@ -151,6 +151,17 @@ def test_one_that_hangs_delays_nobody_is_dropped_and_takes_up_again(home: Path, 
         eventually(lambda: counts(served)["compared"] == 1)
 
 
+def test_what_is_wrong_with_counting_is_not_wrong_with_the_answer(shadowed: Running) -> None:
+    shadow(shadowed)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("broken on purpose")
+
+    shadowed.gateway.trials.shadows.put = fail  # type: ignore[method-assign]
+    assert shadowed.recommend()["degraded"] == []
+    assert shadowed.metric("mdrec_background_errors_total", task="trials") == 1
+
+
 def test_a_gateway_stops_though_a_shadow_hangs(home: Path, settings: Settings) -> None:
     World().build(home)
     with running(settings.model_copy(update=SETTINGS)) as served:
