@@ -42,13 +42,15 @@ class Interleaving:
 @dataclass(frozen=True, slots=True)
 class Routing:
     """What a request runs: recipe (None: the champion), merged params, and the arms that decided them; kept: what sticky
-    experiments want remembered; interleaving: of the recipe, which is the first of its two, with another one."""
+    experiments want remembered; interleaving: of the recipe, which is the first of its two, with another one; bundle: of the
+    recipe, None: the one that its alias serves."""
 
     recipe: str | None
     params: Mapping[str, Json]
     arms: list[Assignment]
     kept: list[Kept] = field(default_factory=list)
     interleaving: Interleaving | None = None
+    bundle: str | None = None
 
 
 class Assigner:
@@ -79,6 +81,7 @@ class Assigner:
             return Routing(None, {}, [])
         scope = Scope(self.definitions, seen(user_id, domain, attributes), memory=memory)
         recipe: str | None = None
+        bundle: str | None = None
         default: str | None = None
         decided = False
         interleaving: Interleaving | None = None
@@ -95,14 +98,15 @@ class Assigner:
             elif self._chooses(result):
                 if decided:
                     continue
-                decided, recipe = True, named
+                decided, recipe, bundle = True, named, result.value.get("bundle")
                 if "interleave" in result.value:
                     recipe, interleaving = _interleaving(result)
             if result.outcome is not None:
                 met.append((result.outcome, result.value))
             params.update(result.value.get("params", {}))
         arms = [Assignment(one.key, one.arm, value.get("recipe"), value.get("params", {})) for one, value in met]
-        return Routing(recipe or default, params, arms, [one.kept for one, _ in met if one.kept is not None], interleaving)
+        kept = [one.kept for one, _ in met if one.kept is not None]
+        return Routing(recipe or default, params, arms, kept, interleaving, bundle)
 
     def _chooses(self, result: FeatureResult) -> bool:
         """Does the value, or another arm of the experiment it comes from, name a recipe?"""

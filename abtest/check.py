@@ -7,6 +7,7 @@ from collections.abc import Collection
 from itertools import pairwise
 from typing import Any
 
+from abtest.canary import check_canary, check_canary_change
 from abtest.definitions import Definitions, Rule, interleaved
 from abtest.explore import Explore
 from abtest.ramp import moved_share
@@ -32,12 +33,16 @@ def check(definitions: Definitions) -> None:
                     raise BadInput(f"{where}.key: {key!r} is already defined by {seen[key]}", "give each experiment its own key")
                 seen[key] = where
                 _check_split(where, rule)
+            if rule.canary is not None:
+                check_canary(where, rule)
 
 
 def check_change(before: Definitions, after: Definitions) -> None:
     """No experiment may move a unit from one of its arms to another: what was measured on it would belong to both."""
     old = before.experiments()
     for key, rule in after.experiments().items():
+        if key in old:
+            check_canary_change(key, old[key], rule)
         moved = moved_share(old[key], rule) if key in old else 0.0
         if moved > 0:
             raise BadInput(
@@ -102,8 +107,8 @@ def _check_interleave(where: str, value: dict[str, Json]) -> None:
 
 
 def _check_value(where: str, value: Json, may_interleave: bool = False) -> None:
-    """{"recipe": name, "params": {...}}, either part optional, or {"interleave": [name, name], "params": {...}}; anything else is
-    a plain flag, which is fine too."""
+    """{"recipe": name, "params": {...}}, either part optional, and beside a recipe the "bundle" of it; or {"interleave": [name,
+    name], "params": {...}}. Anything else is a plain flag, which is fine too."""
     if not isinstance(value, dict) or not value.keys() & {"recipe", "params", "interleave"}:
         return
     if "interleave" in value:
@@ -111,7 +116,9 @@ def _check_value(where: str, value: Json, may_interleave: bool = False) -> None:
             raise BadInput(f"{where}: only an arm of an experiment can interleave", "make it one of an experiment's `variations`")
         _check_interleave(where, value)
     well_typed = isinstance(value.get("recipe", ""), str) and isinstance(value.get("params", {}), dict)
-    if not well_typed or value.keys() - {"recipe", "params", "interleave"}:
+    if "bundle" in value and not (isinstance(value["bundle"], str) and value["bundle"] and value.get("recipe")):
+        raise BadInput(f"{where}.bundle: {value} is not a recipe and a bundle of it", "name the recipe that the bundle is of")
+    if not well_typed or value.keys() - {"recipe", "params", "bundle", "interleave"}:
         raise BadInput(f"{where}: {value} is not {{recipe: name, params: {{...}}}}", "an arm is a recipe and its parameters")
     try:
         Explore.of(value.get("params", {}))

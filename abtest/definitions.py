@@ -14,7 +14,8 @@ beside `features` it is the kill switch, which leaves every feature its defaultV
 brings back the same arms. `released: ARM` with `status: stopped` serves that arm to all whom the rule's condition selects;
 they are exposed to nothing. A rule that names `bucketVersion`, `minBucketVersion` or `fallbackAttribute` is sticky: a unit
 keeps the arm it has met (units.py). A variation `{interleave: [A, B], params: {}}` is an arm in which the slates of two recipes
-are served as one (team_draft.py).
+are served as one (team_draft.py). An arm may name a `bundle` of its recipe beside the one that the alias serves. `canary` makes
+an experiment one (canary.py); `shadows`, beside `features`, are answered in the background (shadow.py).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from abtest.buckets import Range, bucket_ranges
+from abtest.canary import Canary
+from abtest.shadow import Shadow
 from contracts.errors import BadInput
 
 Json = Any
@@ -133,6 +136,7 @@ class Rule(Split):
     range: Range | None = None
     contextualVariations: list[Json] = []
     contextualBanditRef: str | None = None
+    canary: Canary | None = None
 
     @property
     def forces(self) -> bool:
@@ -170,6 +174,7 @@ class Definitions(BaseModel):
     features: dict[str, Feature] = {}
     savedGroups: dict[str, list[Json]] = {}
     contextualBandits: dict[str, Bandit] = {}
+    shadows: dict[str, Shadow] = {}
     active: bool = True
 
     def experiments(self) -> dict[str, Rule]:
@@ -198,8 +203,10 @@ class Definitions(BaseModel):
         return self.model_copy(update={"features": features})
 
     def body(self) -> bytes:
-        """JSON; fields that nobody wrote are left out, so that a rule without `force` stays one."""
-        return self.model_dump_json(exclude_unset=True, exclude={"active"} if self.active else None).encode()
+        """JSON; fields that nobody wrote are left out, so that a rule without `force` stays one. `features` is there whenever
+        anything is, for without it the rest would be read as features."""
+        whole = self.model_copy(update={"features": self.features} if self.model_fields_set else {})
+        return whole.model_dump_json(exclude_unset=True, exclude={"active"} if self.active else None).encode()
 
 
 def interleaved(value: Json) -> tuple[str, str] | None:

@@ -192,7 +192,7 @@ def _conflict(stored: int, expected: int) -> VersionConflict:
 def differences(before: Definitions, after: Definitions) -> dict[str, list[Json]]:
     """{path: [before, after]} of what differs, null for absent."""
     left, right = (dict(_leaves("", json.loads(one.body()))) for one in (before, after))
-    paths = sorted(left.keys() | right.keys())
+    paths = sorted((left.keys() | right.keys()) - {"", "features"})  # leaves where there is nothing
     return {path: [left.get(path), right.get(path)] for path in paths if left.get(path) != right.get(path)}
 
 

@@ -120,4 +120,4 @@ def _crowned(key: str, rule: Rule, arm: str) -> str | None:
     value = rule.variations[rule.arms.index(arm)]
     recipe = value.get("recipe") if isinstance(value, dict) else None
     targeted = rule.condition or rule.parentConditions
-    return None if recipe is None or value.get("params") or targeted else str(recipe)
+    return None if recipe is None or value.get("params") or value.get("bundle") or targeted else str(recipe)

@@ -7,6 +7,9 @@
     ads:{domain}                hash of what operators changed about ads (ad_changes.py)
     added:{domain}              hash of the ads they added (added_ads.py)
     events                      stream of exposures and feedback
+    shadow:{key}                hash of counts of one shadow, by bundle
+    canary:{length of key}:{key}:...                        counts of one canary by minute, its users, what the ledger said of it
+    canary:watcher              which worker watches (expires)
     evt:{event_id}              mark: this feedback event is already in the stream (expires)
     req:{request_id}            decision record of a sampled or explained request (expires)
     drift:{bundle_id}:{domain}:{part}           hash: how served p_click is distributed, first and by the hour (expires)
@@ -21,6 +24,7 @@ EVENTS = "events"
 EXPERIMENTS = "exp:definitions"
 EXPERIMENTS_AUDIT = "exp:audit"
 EXPERIMENTS_CHANGED = "exp:changed"
+CANARY_WATCHER = "canary:watcher"
 
 _USER_ROW = "udf"
 
@@ -58,6 +62,29 @@ def added_ads(domain: str) -> str:
 def sticky_arms(attribute: str, value: str) -> str:
     """One key a unit: the attribute it is hashed by, and its value."""
     return f"sticky:{len(attribute)}:{attribute}:{value}"
+
+
+def shadow_counts(key: str) -> str:
+    return f"shadow:{key}"
+
+
+def canary_counts(key: str, minute: int | None) -> str:
+    """A hash of counts by arm. minute: since 1970; None: since the start."""
+    return _canary(key, "all" if minute is None else str(minute))
+
+
+def canary_users(key: str) -> str:
+    """A HyperLogLog of those who got the canary."""
+    return _canary(key, "users")
+
+
+def canary_facts(key: str) -> str:
+    """A hash: since when at which share, and what the ledger said last."""
+    return _canary(key, "facts")
+
+
+def _canary(key: str, part: str) -> str:
+    return f"canary:{len(key)}:{key}:{part}"
 
 
 def event_mark(event_id: str) -> str:

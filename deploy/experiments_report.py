@@ -22,6 +22,7 @@ from abtest.report_models import ReportData, read_report, write_report
 from abtest.units import refresh
 from contracts.errors import WorkFailed
 from contracts.files import write_bytes
+from deploy.canaries import judge_canaries
 
 _CHANGES = 10_000  # of the audit trail, read back to find when an experiment's split last changed
 
@@ -65,8 +66,9 @@ def report_experiments(home: Path, client: redis.Redis, say: Callable[[str], Non
     that with `mdrec ab apply KEY`."""
     refresh(home / "events")
     verdicts: dict[str, str] = {}
+    judge_canaries(home, client, say)
     for key, rule in ExperimentStore(client).read().definitions.experiments().items():
-        if rule.status != "running" or not rule.active:
+        if rule.status != "running" or not rule.active or rule.canary is not None:
             continue
         found = current_report(home, client, key)
         decision = decide(found)

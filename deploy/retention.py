@@ -10,6 +10,8 @@ from pathlib import Path
 
 import redis
 
+from abtest.canary import bundles_named
+from abtest.experiments import ExperimentStore
 from contracts import keys
 from contracts.aliases import Aliases
 from contracts.manifest import Manifest
@@ -20,10 +22,11 @@ _SCAN = 1_000
 
 
 def retire(home: Path, client: redis.Redis, say: Callable[[str], None]) -> None:
-    """Remove bundles beyond the newest KEEP_BUNDLES of each recipe, never one that an alias names or could roll back to;
-    their Redis namespaces go first, so that no namespace outlives its bundle."""
+    """Remove bundles beyond the newest KEEP_BUNDLES of each recipe, never one that an alias names or could roll back to,
+    or that an arm or a shadow names; their Redis namespaces go first, so that no namespace outlives its bundle."""
     aliases = Aliases(home)
-    held: set[str | None] = set()
+    definitions = ExperimentStore(client).read().definitions
+    held: set[str | None] = {*bundles_named(definitions), *(one.bundle for one in definitions.shadows.values())}
     for alias in map(aliases.get, aliases.recipes()):
         if alias is not None:
             held |= {alias.bundle_id, alias.previous}

@@ -155,7 +155,7 @@ async def redis_or_503(gateway: Gateway) -> AsyncIterator[None]:
 
 async def refresh(gateway: Gateway) -> None:
     """This worker looks at once, the others within their pause."""
-    await gateway.ads.refresh(list(gateway.registry.live.bundles.values()))
+    await gateway.ads.refresh(gateway.bundles())
 
 
 def fields_of(found: Records[Any], ad_ids: Collection[str], domain: str) -> list[bytes]:

@@ -93,11 +93,13 @@ def add(routes: APIRouter, gateway: Gateway, store: ExperimentStore, off_loop: O
     async def write_experiments(
         request: Request, response: Response, who: Operator, if_match: IfMatch = None, x_why: Why = "", dry_run: DryRun = False
     ) -> Json:
-        """Replace the definitions (GrowthBook's feature JSON). The kill switch stays as it is unless the body names `active`."""
+        """Replace the definitions (GrowthBook's feature JSON). The kill switch and the shadows stay as they are unless the
+        body names `active` and `shadows`."""
         wanted = parse(await request.body())
 
         def replace(now: Definitions) -> Definitions:
-            return wanted if "active" in wanted.model_fields_set else wanted.model_copy(update={"active": now.active})
+            kept = {"active": now.active, **({"shadows": now.shadows} if now.shadows else {})}
+            return wanted.model_copy(update={name: value for name, value in kept.items() if name not in wanted.model_fields_set})
 
         return await write(response, replace, who, x_why, expected_version(if_match, dry_run), dry_run)
 

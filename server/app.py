@@ -15,10 +15,12 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import SecretStr
 
+from abtest.canary import bundles_named
+from abtest.definitions import Definitions
 from contracts.processes import follow
 from server import admin, catalogue, errors, heap, openapi, outcomes, recommend
 from server.ads import AdsToday
-from server.bundle import Bundle
+from server.canaries import Canaries
 from server.device import Device
 from server.edge import Edge
 from server.experiments import Experiments
@@ -34,8 +36,11 @@ from server.recent import Recent
 from server.redis_door import RowReader, connect
 from server.scores import Scores
 from server.settings import Settings
+from server.shadows import Shadows
+from server.shared_counts import SharedCounts
 from server.sticky import Sticky
 from server.swap import Registry
+from server.trials import Trials
 
 # While a bundle loads in its thread, the loop waits up to this long for the interpreter lock after each call that let go
 # of it. Python's 5 ms would be several times a request's own time.
@@ -53,20 +58,25 @@ def create_app(settings: Settings) -> FastAPI:
     device = Device(metrics.device_batch) if settings.device == "cuda" else None
     pipeline = Pipeline(rows, ads, metrics, settings.redis_timeout_ms, settings.retrieve_k, device)
     scores = Scores(redis, metrics, settings.drift_reference_seconds)
+    registry = Registry(settings.home, settings.device, metrics, pipeline.rehearse)
+    permits = Permits(
+        settings.max_concurrent,
+        settings.max_queue,
+        settings.domain_share,
+        settings.queue_timeout_ms,
+        settings.retry_after_seconds,
+        metrics,
+    )
+    counts = SharedCounts(redis, metrics, "trials")
+    canaries = Canaries(counts, registry, metrics, settings.redis_url)
+    shadows = Shadows(settings, registry, ads, permits, counts, metrics)
     gateway = Gateway(
         settings=settings,
         metrics=metrics,
         redis=redis,
-        registry=Registry(settings.home, settings.device, metrics, pipeline.rehearse),
+        registry=registry,
         pipeline=pipeline,
-        permits=Permits(
-            settings.max_concurrent,
-            settings.max_queue,
-            settings.domain_share,
-            settings.queue_timeout_ms,
-            settings.retry_after_seconds,
-            metrics,
-        ),
+        permits=permits,
         experiments=Experiments(redis, metrics),
         sticky=Sticky(rows, redis, settings.sticky_seconds),
         ads=ads,
@@ -75,10 +85,16 @@ def create_app(settings: Settings) -> FastAPI:
         folder=Folder(redis, ads, metrics),
         recent=Recent(metrics),
         scores=scores,
+        trials=Trials(canaries, shadows, metrics),
     )
 
-    def live() -> list[Bundle]:
-        return list(gateway.registry.live.bundles.values())
+    def pin(definitions: Definitions) -> None:
+        pins = frozenset(bundles_named(definitions))
+        if pins != registry.pins:
+            registry.pins = pins
+            gateway.background(registry.refresh(), "swap")
+
+    gateway.experiments.listeners += [pin, gateway.trials.follow]
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -88,13 +104,19 @@ def create_app(settings: Settings) -> FastAPI:
         gateway.background(gateway.scores.run(), "scores")
         await gateway.experiments.refresh()
         await gateway.registry.refresh()
-        await gateway.ads.refresh(live())
+        await gateway.ads.refresh(gateway.bundles())
         gateway.background(gateway.registry.run(settings.alias_poll_seconds), "swap")
         gateway.background(gateway.experiments.run(settings.alias_poll_seconds), "experiments")
-        gateway.background(gateway.ads.run(live, settings.alias_poll_seconds), "ads")
+        gateway.background(gateway.ads.run(gateway.bundles, settings.alias_poll_seconds), "ads")
+        gateway.background(shadows.run(), "shadow")
+        gateway.background(shadows.run_bundles(settings.alias_poll_seconds), "shadow")
+        gateway.background(counts.run(min(settings.alias_poll_seconds, 1.0)), "trials")
+        gateway.background(canaries.run(settings.alias_poll_seconds), "canary")
         yield
         await gateway.exposures.flush(settings.shutdown_flush_seconds)
         await gateway.stop()
+        await counts.flush()
+        shadows.close()
         gateway.registry.close()
         if device is not None:
             device.close()

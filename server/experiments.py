@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from abtest.assign import Assigner, Routing
@@ -31,6 +31,7 @@ class Experiments:
         self._client, self._metrics = client, metrics
         self._assigner = Assigner(Definitions())
         self.version = 0
+        self.listeners: list[Callable[[Definitions], None]] = []
 
     @property
     def definitions(self) -> Definitions:
@@ -78,4 +79,6 @@ class Experiments:
             self._metrics.background_errors.labels("experiments").inc()
             return
         self._assigner, self.version = Assigner(found.definitions), found.version
+        for listener in self.listeners:
+            listener(found.definitions)
         _log.info("experiment definitions are now version %d", found.version)

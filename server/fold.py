@@ -76,7 +76,7 @@ class Folder:
 
     async def add(self, events: list[Feedback], live: Live) -> None:
         """Fold the impressions among `events` whose request was answered by a bundle that is still in service."""
-        by_id = {bundle.bundle_id: bundle for bundle in live.bundles.values() if bundle.user_domain_encoder is not None}
+        by_id = {bundle.bundle_id: bundle for bundle in live.all() if bundle.user_domain_encoder is not None}
         for event in events:
             if event.type != "impression" or not by_id:
                 continue

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.ads import AdsToday
+from server.bundle import Bundle
 from server.experiments import Experiments
 from server.exposures import ExposureLog
 from server.feedback import FeedbackLog
@@ -22,6 +23,7 @@ from server.scores import Scores
 from server.settings import Settings
 from server.sticky import Sticky
 from server.swap import Registry
+from server.trials import Trials
 
 _log = logging.getLogger("mdrec.server")
 
@@ -44,7 +46,12 @@ class Gateway:
     folder: Folder
     recent: Recent
     scores: Scores
+    trials: Trials
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def bundles(self) -> list[Bundle]:
+        """All that answer here, for users or as shadows."""
+        return [*self.registry.live.all(), *self.trials.shadows.bundles()]
 
     def background(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run work after the answer. A task that fails is logged and counted, never lost."""

@@ -21,6 +21,9 @@ _REQUEST_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03,
 _STAGE_SECONDS = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 7.5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.25, 1.0)
 
 _TOGETHER = (1, 2, 4, 8, 16, 32, 64)
+_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999, 1.0)
+_CORRELATIONS = (-1.0, -0.8, -0.6, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6, 0.8, 0.999, 1.0)
+_DIFFERENCES = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 
 
 class Metrics:
@@ -65,6 +68,25 @@ class Metrics:
         self.background_errors = self._counter("mdrec_background_errors", "Failures of work after the answer.", "task")
         self.bundle_info = self._gauge("mdrec_bundle_info", "1 for the bundle that serves a recipe.", "recipe", "bundle_id")
         self.bundle_age = self._gauge("mdrec_bundle_age_seconds", "Age of the oldest bundle in service.")
+        of_shadow = ("recipe", "domain")
+        self.shadow_requests = self._counter(
+            "mdrec_shadow_requests", "Requests that a shadow was to answer.", *of_shadow, "outcome"
+        )
+        self.shadow_seconds = self._histogram("mdrec_shadow_duration_seconds", "A shadow's answer.", _REQUEST_SECONDS, *of_shadow)
+        self.shadow_overlap = self._histogram(
+            "mdrec_shadow_overlap", "Share of ads in both slates, the served and the shadow's.", _SHARES, *of_shadow
+        )
+        self.shadow_correlation = self._histogram(
+            "mdrec_shadow_rank_correlation", "Kendall's tau of the ads in both slates.", _CORRELATIONS, *of_shadow
+        )
+        self.shadow_difference = self._histogram(
+            "mdrec_shadow_p_click_difference", "Absolute difference of p_click of an ad in both slates.", _DIFFERENCES, *of_shadow
+        )
+        of_canary = ("canary", "arm", "domain", "outcome")
+        self.canary_answers = self._counter("mdrec_canary_answers", "Requests of a canary's two arms.", *of_canary)
+        self.canary_rolled_back = self._gauge(
+            "mdrec_canary_rolled_back", "1 for a canary that was rolled back by itself.", "canary", "domain"
+        )
         self.queue_depth = Gauge(
             "mdrec_queue_depth", "Requests waiting for a permit.", registry=self._registry, multiprocess_mode="livesum"
         )
@@ -115,6 +137,9 @@ class Metrics:
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, list(labels), registry=self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(name, text, list(labels), buckets=buckets, registry=self._registry)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, list(labels), registry=self._registry, multiprocess_mode="livemax")

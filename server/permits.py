@@ -47,6 +47,10 @@ class Permits:
     def in_work(self) -> int:
         return self._held.total()
 
+    def scarce(self, share: float) -> bool:
+        """Is more than `share` of the permits taken, or does anybody wait for one?"""
+        return bool(self._waiting) or self._held.total() > share * (self._held.total() + self._free)
+
     @asynccontextmanager
     async def of(self, domain: str) -> AsyncIterator[None]:
         if self._admissible(domain):

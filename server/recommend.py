@@ -46,7 +46,11 @@ def hot(gateway: Gateway) -> dict[str, Answer]:
             bundle, routing, degraded = await _route(gateway, question)
             if routing.interleaving is not None:
                 return await _interleaved(gateway, asked, question, bundle, routing, degraded)
-            work, watch = await gateway.pipeline.recommend(bundle, question, _retrieve_k(routing))
+            try:
+                work, watch = await gateway.pipeline.recommend(bundle, question, _retrieve_k(routing))
+            except Exception as error:
+                gateway.trials.failed(asked.domain, routing.arms, error)
+                raise
         if "explore" in routing.params:
             asked.request_id = asked.request_id or uuid4().hex
             explore(work, routing.params, asked.k, asked.request_id, asked.user_id)
@@ -56,6 +60,8 @@ def hot(gateway: Gateway) -> dict[str, Answer]:
         shown = await _remember(gateway, asked, answer, work)
         content = msgspec.json.encode(answer)
         gateway.exposures.put(shown)  # what cannot be written as JSON has failed by now, and does not stop the writer behind it
+        if asked.domain in gateway.trials.domains:
+            gateway.trials.answered(asked, routing.arms, work, answer)
         return content
 
     async def score(body: bytes) -> bytes:
@@ -66,7 +72,11 @@ def hot(gateway: Gateway) -> dict[str, Answer]:
                 asked.user_id, asked.domain, len(asked.ad_ids), asked.context, (), started, _deadline(started, asked.deadline_ms)
             )
             bundle, routing, degraded = await _route(gateway, question)
-            work, watch = await gateway.pipeline.score(bundle, question, asked.ad_ids)
+            try:
+                work, watch = await gateway.pipeline.score(bundle, question, asked.ad_ids)
+            except Exception as error:
+                gateway.trials.failed(asked.domain, routing.arms, error)
+                raise
         return msgspec.json.encode(_scores(asked, work, watch, _arms(routing, bundle), degraded))
 
     return {RECOMMEND: recommend, SCORE: score}
@@ -115,7 +125,7 @@ async def _route(gateway: Gateway, question: Question) -> tuple[Bundle, Routing,
     """Assign, then pin: (the bundle that answers, the arms, rungs already taken)."""
     domain, degraded = question.domain, []
     routing = gateway.experiments.route(question.user_id, domain, question.context)
-    bundle, fell_back = gateway.registry.live.choose(routing.recipe, domain)
+    bundle, fell_back = gateway.registry.live.choose(routing.recipe, domain, routing.bundle)
     domain_of(bundle, domain)
     units = gateway.experiments.remembers(seen(question.user_id, domain, question.context))
     if units:
@@ -126,7 +136,7 @@ async def _route(gateway: Gateway, question: Question) -> tuple[Bundle, Routing,
             gateway.metrics.degraded.labels("sticky", domain).inc()
         else:
             routing = gateway.experiments.route(question.user_id, domain, question.context, memory)
-            bundle, fell_back = gateway.registry.live.choose(routing.recipe, domain)
+            bundle, fell_back = gateway.registry.live.choose(routing.recipe, domain, routing.bundle)
             domain_of(bundle, domain)
         if routing.kept:
             gateway.background(gateway.sticky.keep(routing.kept), "sticky")

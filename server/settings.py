@@ -54,6 +54,11 @@ class Settings(BaseSettings):
     drift_reference_seconds: int = Field(
         default=3600, ge=1, description="a bundle's first time in a domain, with which its later probabilities are compared"
     )
+    shadow_queue: int = Field(default=64, ge=1, description="answers that wait for their shadow in one worker; more are dropped")
+    shadow_timeout_ms: float = Field(default=1000.0, gt=0, description="how long a shadow may take before it counts as failed")
+    shadow_permits: float = Field(
+        default=0.25, ge=0, le=1, description="shadows rest while more than this share of the permits is taken"
+    )
 
     operator_token: SecretStr | None = Field(default=None, description="bearer token of /admin/v1; unset means no admin access")
     operator_tokens: SecretStr | None = Field(default=None, description="a token for each operator, `ada:token,bob:token`")

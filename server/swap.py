@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from contracts.aliases import Alias, Aliases
@@ -31,20 +31,26 @@ Stamp = tuple[tuple[str, int, int, int], ...]
 
 @dataclass(frozen=True)
 class Live:
-    """What serves now. bundles: by recipe; champion: the recipe that answers outside every experiment."""
+    """What serves now. bundles: by recipe; champion: the recipe that answers outside every experiment; pinned: bundles that arms
+    name, by id."""
 
     bundles: Mapping[str, Bundle] = field(default_factory=dict)
     champion: str | None = None
+    pinned: Mapping[str, Bundle] = field(default_factory=dict)
 
-    def choose(self, recipe: str | None, domain: str) -> tuple[Bundle, bool]:
-        """(bundle, fell back to the champion). Raises 503 when no champion is loaded."""
-        wanted = self.bundles.get(recipe) if recipe is not None else None
+    def choose(self, recipe: str | None, domain: str, bundle_id: str | None = None) -> tuple[Bundle, bool]:
+        """(bundle, fell back to the champion). bundle_id: instead of the one that serves the recipe. Raises 503 when no champion
+        is loaded."""
+        wanted = None if recipe is None else self.bundles.get(recipe) if bundle_id is None else self.pinned.get(bundle_id)
         if wanted is not None and domain in wanted.domains:
             return wanted, False
         champion = self.bundles.get(self.champion) if self.champion is not None else None
         if champion is None:
             raise Problem(503, "no-bundle", "no bundle is in service yet", headers={"Retry-After": "5"})
-        return champion, recipe is not None and recipe != self.champion
+        return champion, recipe is not None and (recipe != self.champion or bundle_id is not None)
+
+    def all(self) -> list[Bundle]:
+        return [*self.bundles.values(), *self.pinned.values()]
 
     def domain_names(self) -> set[str]:
         return {name for bundle in self.bundles.values() for name in bundle.domains}
@@ -64,6 +70,7 @@ class Registry:
         self.aliases = Aliases(home)
         self.live = Live()
         self.refused: dict[str, Refusal] = {}
+        self.pins: frozenset[str] = frozenset()
         self._home, self._device, self._metrics, self._rehearse = home, device, metrics, rehearse
         self._stamp: Stamp | None = None
         self._kept: dict[tuple[str, Stamp], Bundle] = {}
@@ -97,9 +104,15 @@ class Registry:
                     bundles[alias.recipe] = serving
                 self._publish({**self._still(aliases), **bundles}, champion)
             self._publish(bundles, champion)
-            self.refused = {recipe: why for recipe, why in self.refused.items() if any(one.recipe == recipe for one in aliases)}
+            await self._pin(self.pins)
+            names = {one.recipe for one in aliases} | self.pins
+            self.refused = {name: why for name, why in self.refused.items() if name in names}
             self._keep(aliases)
             self._stamp = stamp
+
+    def loading(self, bundle_id: str | None) -> bool:
+        """Is a pinned bundle still on its way into service here?"""
+        return bundle_id is not None and bundle_id not in self.live.pinned and bundle_id not in self.refused
 
     def problems(self) -> list[str]:
         """Why not every domain of every live recipe can answer; empty when all can."""
@@ -124,7 +137,7 @@ class Registry:
         key = (alias.bundle_id, self._manifest_stamp(alias.bundle_id))
         serving = self.live.bundles.get(alias.recipe)
         try:
-            bundle = self._kept.get(key) or await self._load_aside(alias.bundle_id)
+            bundle = self._kept.get(key) or await self.load_aside(alias.bundle_id)
         except (MdrecError, OSError) as error:
             _log.error("bundle %s of recipe %r is refused: %s", alias.bundle_id, alias.recipe, error)
             self._metrics.refused.labels(alias.recipe).inc()
@@ -134,12 +147,28 @@ class Registry:
         self._kept[key] = bundle
         return bundle
 
-    async def _load_aside(self, bundle_id: str) -> Bundle:
-        return await asyncio.get_running_loop().run_in_executor(self._loader, self._load, bundle_id)
+    async def _pin(self, pins: frozenset[str]) -> None:
+        """Load what arms name beside the aliases. One that fails is refused under its own id; its arm falls to the champion."""
+        pinned: dict[str, Bundle] = {}
+        for bundle_id in sorted(pins):
+            key = (bundle_id, self._manifest_stamp(bundle_id))
+            try:
+                pinned[bundle_id] = self._kept[key] = self._kept.get(key) or await self.load_aside(bundle_id)
+            except (MdrecError, OSError) as error:
+                _log.error("bundle %s, which an arm names, is refused: %s", bundle_id, error)
+                self._metrics.refused.labels(bundle_id).inc()
+                self.refused[bundle_id] = Refusal(bundle_id, str(error), time.monotonic())
+                continue
+            self.refused.pop(bundle_id, None)
+        self.live = replace(self.live, pinned=pinned)
 
-    def _load(self, bundle_id: str) -> Bundle:
+    async def load_aside(self, bundle_id: str, device: str | None = None) -> Bundle:
+        """An instance that nobody else has, loaded in the loader's thread and rehearsed. device: other than the gateway's."""
+        return await asyncio.get_running_loop().run_in_executor(self._loader, self._load, bundle_id, device or self._device)
+
+    def _load(self, bundle_id: str, device: str) -> Bundle:
         started = time.monotonic()
-        bundle = Bundle(self.aliases.bundle_directory(bundle_id), self._device, self._home / "kernels")
+        bundle = Bundle(self.aliases.bundle_directory(bundle_id), device, self._home / "kernels")
         self._rehearse(bundle)
         _log.info("bundle %s loaded and rehearsed in %.2f s", bundle_id, time.monotonic() - started)
         return bundle
@@ -149,7 +178,7 @@ class Registry:
         before = self.live
         if champion not in bundles and before.champion in bundles:
             champion = before.champion
-        live = self.live = Live(bundles, champion)
+        live = self.live = Live(bundles, champion, before.pinned)
         for recipe, bundle in before.bundles.items():
             if live.bundles.get(recipe) is not bundle:
                 self._metrics.bundle_info.labels(recipe, bundle.bundle_id).set(0)
@@ -163,7 +192,7 @@ class Registry:
 
     def _keep(self, aliases: list[Alias]) -> None:
         """Let go of bundles that no alias serves or would roll back to."""
-        wanted = {name for alias in aliases for name in (alias.bundle_id, alias.previous)}
+        wanted = {name for alias in aliases for name in (alias.bundle_id, alias.previous)} | self.pins
         serving = set(self.live.bundles.values())
         self._kept = {key: bundle for key, bundle in self._kept.items() if key[0] in wanted or bundle in serving}
 
@@ -172,7 +201,8 @@ class Registry:
         files = sorted((self._home / "aliases").rglob("*.json"))
         recipes = (self.aliases.get(recipe) for recipe in self.aliases.recipes())
         manifests = [self.aliases.bundle_directory(alias.bundle_id) / MANIFEST for alias in recipes if alias is not None]
-        return _stamp([*files, *manifests])
+        pinned = [self.aliases.bundle_directory(bundle_id) / MANIFEST for bundle_id in sorted(self.pins)]
+        return (*_stamp([*files, *manifests, *pinned]), *((bundle_id, 0, 0, 0) for bundle_id in sorted(self.pins)))
 
     def _manifest_stamp(self, bundle_id: str) -> Stamp:
         return _stamp([self.aliases.bundle_directory(bundle_id) / MANIFEST])

@@ -16,9 +16,10 @@ def collect(
     once: Annotated[bool, typer.Option("--once", help="one round, then stop")] = False,
 ) -> None:
     """Move answered requests and their outcomes from Redis to MDREC_HOME/events until Ctrl-C. Killed at any moment it loses
-    nothing; while Redis is away it waits."""
+    nothing; while Redis is away it waits. Of running canaries it says what the ledger says."""
     import redis
 
+    from deploy.canaries import judge_canaries
     from deploy.close_day import drain
     from deploy.redis_local import redis_url
 
@@ -30,6 +31,7 @@ def collect(
         while not stopped.is_set():
             try:
                 moved = drain(client, home())
+                judge_canaries(home(), client, typer.echo)
             except redis.ConnectionError as error:
                 if once:
                     raise

@@ -58,3 +58,58 @@ def test_they_share_one_count(url: str) -> None:
         return next(one["requests"] for one in domains if one["domain"] == "mail")  # type: ignore[no-any-return]
 
     assert [answered() for _ in range(6)] == [30] * 6
+
+
+def defined(url: str, kind: str, key: str, **body: object) -> None:
+    """By one worker, whichever."""
+    version = fresh("GET", f"{url}/admin/v1/{kind}", headers=AUTH).headers["etag"]
+    answer = fresh("PUT", f"{url}/admin/v1/{kind}/{key}", json=body, headers={**AUTH, "If-Match": version})
+    assert answer.status_code == 200, answer.text
+
+
+def test_counts_of_a_shadow_add_up_over_them(url: str) -> None:
+    defined(url, "shadows", "again", domain="search", recipe="adi+dsfm", share=1.0)
+    sent = 0
+
+    def loaded_in_both() -> bool:
+        nonlocal sent
+        for number in range(8):
+            sent += fresh("POST", f"{url}/v1/recommend", json={"user_id": f"u{number}", "domain": "search"}).status_code == 200
+        return found()["compared"] > 0 and not dropped_lately()
+
+    def found() -> dict[str, int]:
+        """Compared and dropped by all, as one worker tells it."""
+        (one,) = fresh("GET", f"{url}/admin/v1/shadows", headers=AUTH).json()["shadows"]
+        return {
+            "compared": sum(each["compared"] for each in one["bundles"]),
+            "other": sum(sum(each["dropped"].values()) for each in one["bundles"]),
+        }
+
+    before = -1
+
+    def dropped_lately() -> bool:
+        nonlocal before
+        now = eventually(lambda: (one := found())["compared"] + one["other"] == sent and one)["other"]
+        lately, before = now != before, now
+        return bool(lately)
+
+    eventually(loaded_in_both, 60)
+    counted = [
+        line for line in fresh("GET", f"{url}/metrics").text.splitlines() if line.startswith("mdrec_shadow_requests_total{")
+    ]
+    assert sum(float(line.rsplit(" ", 1)[1]) for line in counted) == sent, "and so do those of Prometheus"
+
+
+def test_arms_of_a_canary_are_counted_by_all(url: str) -> None:
+    defined(url, "canaries", "same", domain="video", recipe="adi+dsfm", share=0.5)
+    answers = [
+        fresh("POST", f"{url}/v1/recommend", json={"user_id": f"u{number}", "domain": "video"}).json()["arms"][0]["arm"]
+        for number in range(24)
+    ]
+
+    def sides() -> dict[str, int]:
+        (one,) = fresh("GET", f"{url}/admin/v1/canaries", headers=AUTH).json()["canaries"]
+        return {arm: one["windows"][1][arm]["answers"] for arm in ("stable", "canary")}
+
+    expected = {arm: answers.count(arm) for arm in ("stable", "canary")}
+    eventually(lambda: sides() == expected)
