@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import sys
 from typing import Any
+from uuid import uuid4
 
+import gevent
 import numpy as np
 from locust import FastHttpUser, constant, task
 
@@ -53,8 +55,8 @@ class Visitor(FastHttpUser):
         with self.client.post("/v1/feedback", json=report, catch_response=True) as response:
             _judged(response, feedback_problem(response.status_code, response.json(), len(report["events"])))
         Visitor.answers += 1
-        if Visitor.answers >= _ANSWERS:
-            self.environment.runner.quit()
+        if Visitor.answers == _ANSWERS:
+            gevent.spawn(self.environment.runner.quit)  # which ends the users, this one too
 
 
 def outcomes(visitor: int, user_id: str, answer: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def outcomes(visitor: int, user_id: str, answer: dict[str, Any]) -> dict[str, An
     for ad in answer["ads"]:
         what = {**shared, "ad_id": ad["ad_id"], "position": ad["position"]}
         for kind in ("impression", "click") if _RANDOM.random() < rate else ("impression",):
-            events.append({**what, "event_id": _RANDOM.bytes(16).hex(), "type": kind})
+            events.append({**what, "event_id": uuid4().hex, "type": kind})
     return {"events": events}
 
 
