@@ -56,7 +56,7 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.api_route("/console", methods=["GET", "HEAD"])
     async def console() -> Response:
-        return RedirectResponse("/console/", 308)
+        return RedirectResponse("console/", 308)  # relative: also right behind a prefix
 
     @routes.api_route("/console/{name:path}", methods=["GET", "HEAD"])
     async def file(name: str, if_none_match: Annotated[str, Header()] = "") -> Response:

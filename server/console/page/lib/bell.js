@@ -1,6 +1,7 @@
 // The alarm count in the top bar, on every view; a new alarm is said aloud once.
 
 import { gather } from "./alarms.js";
+import { h, replace } from "./dom.js";
 
 const PERIOD_MS = 30_000;
 const bell = document.getElementById("bell");
@@ -36,6 +37,7 @@ export async function look() {
   known = new Set(alarms.map((one) => one.title));
   const bad = alarms.filter((one) => one.tone === "bad").length;
   bell.hidden = bad === 0;
-  bell.textContent = `✕ ${bad} alarm${bad === 1 ? "" : "s"}`;
+  replace(bell, h("span", { "aria-hidden": "true" }, "✕"), String(bad), h("span", { class: "word" }, bad === 1 ? "alarm" : "alarms"));
+  bell.setAttribute("aria-label", `${bad} alarm${bad === 1 ? "" : "s"}: to the overview`);
   if (fresh.length) document.getElementById("alarmed").textContent = fresh.map((one) => `${one.title}. ${one.text}`).join(" ");
 }

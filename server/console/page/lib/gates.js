@@ -10,11 +10,11 @@ export function gates(all, caption) {
     columns: [
       { name: "Gate", head: true, cell: (row) => row.name },
       { name: "Domain", cell: (row) => row.domain ?? "all" },
-      { name: "Reached", num: true, cell: (row) => number(row.value) },
-      { name: "Needed", num: true, cell: (row) => (row.threshold === null ? "–" : `${row.name.startsWith("agreement") ? "≤" : "≥"} ${number(row.threshold)}`) },
-      { name: "Live bundle had", num: true, cell: (row) => number(row.live) },
+      { name: "Reached", kind: "num", cell: (row) => number(row.value) },
+      { name: "Needed", kind: "num", cell: (row) => (row.threshold === null ? "–" : `${row.name.startsWith("agreement") ? "≤" : "≥"} ${number(row.threshold)}`) },
+      { name: "Live bundle had", kind: "num", cell: (row) => number(row.live) },
       { name: "Verdict", cell: (row) => badge(row.passed ? "passed" : "failed", row.passed ? "good" : "bad") },
-      { name: "Remark", text: true, cell: (row) => row.reason },
+      { name: "Remark", kind: "text", cell: (row) => row.reason },
     ],
   });
 }

@@ -1,6 +1,6 @@
 // What views are made of.
 
-import { fresh, h, present } from "./dom.js";
+import { fresh, h } from "./dom.js";
 import { ago, moment } from "./format.js";
 
 /** A view: its title (which takes the focus), a line under it, what stands at the right, and the rest. */
@@ -35,9 +35,8 @@ export function card(title, { aside, level = 2, lead } = {}, ...children) {
   );
 }
 
-/** columns: {name, cell(row) -> text or node, num, head, id, text, drawn}. The wrapper scrolls, never the page. */
+/** columns: {name, cell(row) -> text or node, head, kind: "num" | "id" | "text" | "drawn" | "lift"}. The wrapper scrolls, never the page. */
 export function table({ caption, columns, rows, rowClass, hideCaption }) {
-  const kind = (one) => [one.num && "num", one.id && "id", one.text && "text", one.drawn && "drawn"].filter(Boolean).join(" ") || null;
   return h(
     "div",
     { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
@@ -45,7 +44,7 @@ export function table({ caption, columns, rows, rowClass, hideCaption }) {
       "table",
       null,
       h("caption", { class: hideCaption && "hidden" }, caption),
-      h("thead", null, h("tr", null, columns.map((one) => h("th", { scope: "col", class: kind(one) }, one.name)))),
+      h("thead", null, h("tr", null, columns.map((one) => h("th", { scope: "col", class: one.kind }, one.name)))),
       h(
         "tbody",
         null,
@@ -53,7 +52,7 @@ export function table({ caption, columns, rows, rowClass, hideCaption }) {
           h(
             "tr",
             { class: rowClass?.(row) },
-            columns.map((one) => h(one.head ? "th" : "td", { scope: one.head && "row", class: kind(one) }, one.cell(row))),
+            columns.map((one) => h(one.head ? "th" : "td", { scope: one.head && "row", class: one.kind }, one.cell(row))),
           ),
         ),
       ),
@@ -122,5 +121,5 @@ export function failure(error, again) {
 }
 
 export function list(items) {
-  return h("ul", null, present(items).map((one) => h("li", null, one)));
+  return h("ul", null, items.map((one) => h("li", null, one)));
 }

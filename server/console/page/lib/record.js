@@ -35,8 +35,8 @@ function summary(found) {
       rows: timings,
       columns: [
         { name: "Stage", head: true, cell: ({ stage }) => stage },
-        { name: "Time", num: true, cell: ({ time }) => milliseconds(time) },
-        { name: "", drawn: true, cell: ({ time }) => meter(time / longest) },
+        { name: "Time", kind: "num", cell: ({ time }) => milliseconds(time) },
+        { name: "", kind: "drawn", cell: ({ time }) => meter(time / longest) },
       ],
     })),
   );
@@ -54,9 +54,9 @@ function funnel({ candidates }) {
     caption: "What became of the candidates",
     rows,
     columns: [
-      { name: "Outcome", head: true, text: true, cell: ([reason]) => reason },
-      { name: "Ads", num: true, cell: ([, ads]) => count(ads) },
-      { name: "", drawn: true, cell: ([, ads]) => meter(candidates.length ? ads / candidates.length : 0) },
+      { name: "Outcome", head: true, kind: "text", cell: ([reason]) => reason },
+      { name: "Ads", kind: "num", cell: ([, ads]) => count(ads) },
+      { name: "", kind: "drawn", cell: ([, ads]) => meter(candidates.length ? ads / candidates.length : 0) },
     ],
   });
 }
@@ -99,15 +99,15 @@ function rowsOf(rows, exact) {
     rows,
     rowClass: (row) => (row === exact ? "found" : null),
     columns: [
-      { name: "Position", num: true, cell: (row) => (row.position === null ? "–" : row.position + 1) },
-      { name: "Ad", head: true, id: true, cell: (row) => row.ad_id },
+      { name: "Position", kind: "num", cell: (row) => (row.position === null ? "–" : row.position + 1) },
+      { name: "Ad", head: true, kind: "id", cell: (row) => row.ad_id },
       { name: "Outcome", cell: (row) => (row.left_at ? badge(LEFT[row.left_at] ?? row.left_at, row.left_at === "filter" ? "warn" : "plain") : badge("answered", "good")) },
-      { name: "Reason", text: true, cell: (row) => row.reason ?? "" },
-      { name: "Rank score", num: true, cell: (row) => number(row.rank_score) },
-      { name: "p click", num: true, cell: (row) => number(row.p_click) },
-      { name: "Bid", num: true, cell: (row) => number(row.bid) },
-      { name: "Retrieved", num: true, cell: (row) => `${row.retrieval_rank + 1}.` },
-      { name: "Retrieval score", num: true, cell: (row) => number(row.retrieval_score) },
+      { name: "Reason", kind: "text", cell: (row) => row.reason ?? "" },
+      { name: "Rank score", kind: "num", cell: (row) => number(row.rank_score) },
+      { name: "p click", kind: "num", cell: (row) => number(row.p_click) },
+      { name: "Bid", kind: "num", cell: (row) => number(row.bid) },
+      { name: "Retrieved as", kind: "num", cell: (row) => row.retrieval_rank + 1 },
+      { name: "Retrieval score", kind: "num", cell: (row) => number(row.retrieval_score) },
     ],
   });
 }

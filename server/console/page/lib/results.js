@@ -52,7 +52,7 @@ function report(body, chosen) {
     card(
       "Results by domain",
       { aside: h("span", { class: "muted small" }, "report made ", when(body.made_at)) },
-      h("div", { class: "form" }, field("Metric", picker("metric", metrics)), arms.length > 1 && field("Arm", picker("arm", arms))),
+      h("div", { class: "form roomy" }, field("Metric", picker("metric", metrics)), arms.length > 1 && field("Arm", picker("arm", arms))),
       shown,
     ),
     split(body),
@@ -88,9 +88,9 @@ function guardrails(body) {
     rows,
     columns: [
       { name: "Metric", head: true, cell: (row) => row.metric },
-      { name: "Arm", id: true, cell: (row) => row.arm },
+      { name: "Arm", kind: "id", cell: (row) => row.arm },
       { name: "Verdict", cell: (row) => badge(row.verdict, VERDICTS[row.verdict]) },
-      { name: "In words", text: true, cell: (row) => row.words },
+      { name: "In words", kind: "text", cell: (row) => row.words },
     ],
   });
 }
@@ -111,12 +111,11 @@ function byDomain(body, { metric, arm }) {
     rows,
     columns: [
       { name: "Domain", head: true, cell: ({ slice }) => slice.domain ?? h("strong", null, ALL) },
-      { name: "Users", num: true, cell: ({ treated, control }) => `${count(treated?.users)} / ${count(control?.users)}` },
-      { name: body.control, num: true, cell: ({ control }) => value(control?.values[metric]) },
-      { name: arm, num: true, cell: ({ treated }) => value(treated?.values[metric]) },
-      { name: "Lift", num: true, cell: ({ lift }) => lifted(lift) },
-      { name: "Interval", drawn: true, cell: ({ lift }) => drawnLift(lift, span, metricOf(body, metric).better) },
-      { name: "p, corrected", num: true, cell: ({ lift }) => pValue(lift?.holm_p) },
+      { name: "Lift", kind: "lift", cell: ({ lift }) => lifted(lift, span, metricOf(body, metric).better) },
+      { name: arm, kind: "num", cell: ({ treated }) => value(treated?.values[metric]) },
+      { name: body.control, kind: "num", cell: ({ control }) => value(control?.values[metric]) },
+      { name: "Users", kind: "num", cell: ({ treated, control }) => `${count(treated?.users)} / ${count(control?.users)}` },
+      { name: "p, corrected", kind: "num", cell: ({ lift }) => pValue(lift?.holm_p) },
     ],
   });
 }
@@ -125,17 +124,16 @@ function value(found) {
   return found?.value === null || found?.value === undefined ? h("span", { title: found?.reason ?? "" }, "–") : number(found.value);
 }
 
-function lifted(lift) {
-  const one = lift?.judged;
-  if (!one || one.value === null) return "–";
-  return h("span", null, h("strong", null, signed(one.value)), h("br"), h("span", { class: "muted small" }, `${signed(one.low)} to ${signed(one.high)}`));
-}
-
-function drawnLift(lift, span, better) {
+/** In figures, and drawn on the scale that all rows share. */
+function lifted(lift, span, better) {
   const one = lift?.judged;
   if (!one || one.value === null) return h("span", { class: "muted small" }, one?.reason ? `Cannot be computed: ${one.reason}` : "Cannot be computed.");
   const fixed = lift.cuped_used ? lift.cuped : lift.plain;
-  return intervalBar({ inner: fixed, outer: lift.always_valid, span, better });
+  return [
+    h("strong", null, signed(one.value)),
+    h("span", { class: "muted small" }, ` ${signed(one.low)} to ${signed(one.high)}`),
+    intervalBar({ inner: fixed, outer: lift.always_valid, span, better }),
+  ];
 }
 
 function overTime(body, chosen) {
@@ -168,10 +166,10 @@ function oneSeries(rows, { metric, arm, domain }) {
         rows,
         columns: [
           { name: "Day", head: true, cell: (row) => row.day },
-          { name: "Users", num: true, cell: (row) => count(row.users) },
-          { name: "Lift", num: true, cell: (row) => (row.value === null ? row.reason : signed(row.value)) },
-          { name: "From", num: true, cell: (row) => signed(row.low) },
-          { name: "To", num: true, cell: (row) => signed(row.high) },
+          { name: "Users", kind: "num", cell: (row) => count(row.users) },
+          { name: "Lift", kind: "num", cell: (row) => (row.value === null ? row.reason : signed(row.value)) },
+          { name: "From", kind: "num", cell: (row) => signed(row.low) },
+          { name: "To", kind: "num", cell: (row) => signed(row.high) },
         ],
       }),
     ),
@@ -192,12 +190,11 @@ function everyMetric(body, { arm }) {
       rows,
       columns: [
         { name: "Metric", head: true, cell: ({ metric }) => h("span", { title: metric.meaning }, metric.name) },
-        { name: body.control, num: true, cell: ({ control }) => value(control) },
-        { name: arm, num: true, cell: ({ mine }) => value(mine) },
-        { name: "Lift", num: true, cell: ({ lift }) => lifted(lift) },
-        { name: "Interval", drawn: true, cell: ({ metric, lift }) => drawnLift(lift, span, metric.better) },
-        { name: "CUPED", num: true, cell: ({ lift }) => (lift?.cuped_used ? `−${percent(lift.cuped_gain, 0)} variance` : "no gain") },
-        { name: "p, corrected", num: true, cell: ({ lift }) => pValue(lift?.holm_p) },
+        { name: "Lift", kind: "lift", cell: ({ metric, lift }) => lifted(lift, span, metric.better) },
+        { name: arm, kind: "num", cell: ({ mine }) => value(mine) },
+        { name: body.control, kind: "num", cell: ({ control }) => value(control) },
+        { name: "CUPED", kind: "num", cell: ({ lift }) => (lift?.cuped_used ? `−${percent(lift.cuped_gain, 0)} variance` : "no gain") },
+        { name: "p, corrected", kind: "num", cell: ({ lift }) => pValue(lift?.holm_p) },
       ],
     }),
   );
@@ -224,9 +221,9 @@ function split(body) {
         columns: [
           { name: "Domain", head: true, cell: (row) => row.domain },
           { name: "Arm", cell: (row) => id(row.arm) },
-          ...["users", "requests", "impressions", "clicks", "conversions"].map((name) => ({ name, num: true, cell: (row) => count(row[name]) })),
-          { name: "revenue", num: true, cell: (row) => number(row.revenue, 4) },
-          { name: "split p", num: true, cell: (row) => pValue(row.srm.p_value) },
+          ...["users", "requests", "impressions", "clicks", "conversions"].map((name) => ({ name, kind: "num", cell: (row) => count(row[name]) })),
+          { name: "revenue", kind: "num", cell: (row) => number(row.revenue, 4) },
+          { name: "split p", kind: "num", cell: (row) => pValue(row.srm.p_value) },
         ],
       }),
       h("p", { class: "muted small" }, `Ledger: ${count(events.answers)} answers, ${count(events.events)} events, ${count(events.joined)} joined, ${count(events.duplicate)} duplicate, ${count(events.late)} late, ${count(events.orphan)} without an answer.`),

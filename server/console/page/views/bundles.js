@@ -18,7 +18,7 @@ export async function bundles({ signal, refresh }) {
     body.bundles.filter((one) => one.refused).map((one) => h("div", { role: "alert" }, notice("bad", `${one.bundle_id} was refused`, h("p", null, `${one.refused} The one before goes on serving.`)))),
     body.damaged.length > 0 && notice("warn", "Bundles that cannot be read", body.damaged.map((one) => h("p", null, id(one.bundle_id), ` ${one.why}`))),
     all.length > 0 && card("Recipes", { lead: "Which bundle serves each recipe. The champion answers outside every experiment." }, recipes(all, champion, refresh)),
-    body.bundles.length ? h("div", { class: "stack" }, body.bundles.map((one) => bundle(one, all, refresh))) : empty("No bundle yet", "Run a night: ", h("code", null, "mdrec nightly --data DIR"), "."),
+    body.bundles.length ? h("div", { class: "stack live" }, body.bundles.map((one) => bundle(one, all, refresh))) : empty("No bundle yet", "Run a night: ", h("code", null, "mdrec nightly --data DIR"), "."),
   );
 }
 
@@ -29,8 +29,8 @@ function recipes(all, champion, refresh) {
     rows: all,
     columns: [
       { name: "Recipe", head: true, cell: (row) => h("span", { class: "row" }, row.recipe, row.recipe === champion && badge("champion", "accent")) },
-      { name: "Serves", id: true, cell: (row) => row.bundle_id },
-      { name: "Before it", id: true, cell: (row) => row.previous ?? "–" },
+      { name: "Serves", kind: "id", cell: (row) => row.bundle_id },
+      { name: "Before it", kind: "id", cell: (row) => row.previous ?? "–" },
       {
         name: "",
         cell: (row) =>
@@ -105,10 +105,10 @@ function domainsOf(one) {
     rows: one.domains,
     columns: [
       { name: "Domain", head: true, cell: (row) => row.domain },
-      { name: "Ads", num: true, cell: (row) => count(row.ads) },
+      { name: "Ads", kind: "num", cell: (row) => count(row.ads) },
       { name: "Index", cell: (row) => row.index },
-      { name: "Recall", num: true, cell: (row) => `${number(row.recall)} of ${number(row.recall_gate)} needed` },
-      { name: "Size", num: true, cell: (row) => bytes(row.bytes) },
+      { name: "Recall", kind: "num", cell: (row) => `${number(row.recall)} of ${number(row.recall_gate)} needed` },
+      { name: "Size", kind: "num", cell: (row) => bytes(row.bytes) },
     ],
   });
 }
@@ -121,7 +121,7 @@ function steps(one) {
     rows,
     columns: [
       { name: "Step", head: true, cell: ([name]) => name },
-      { name: "Time", num: true, cell: ([, seconds]) => duration(seconds) },
+      { name: "Time", kind: "num", cell: ([, seconds]) => duration(seconds) },
     ],
   });
 }

@@ -38,12 +38,12 @@ function draw(body) {
         rows: body.domains,
         columns: [
           { name: "Domain", head: true, cell: (row) => row.domain },
-          { name: "Requests", num: true, cell: (row) => count(row.requests) },
-          { name: "A second", num: true, cell: (row) => number(row.requests_per_second) },
-          { name: "p50", num: true, cell: (row) => milliseconds(row.total.p50_ms) },
-          { name: "p95", num: true, cell: (row) => milliseconds(row.total.p95_ms) },
-          { name: "p99", num: true, cell: (row) => milliseconds(row.total.p99_ms) },
-          { name: "p99 beside the others", drawn: true, cell: (row) => meter((row.total.p99_ms ?? 0) / slowest) },
+          { name: "Requests", kind: "num", cell: (row) => count(row.requests) },
+          { name: "A second", kind: "num", cell: (row) => number(row.requests_per_second) },
+          { name: "p50", kind: "num", cell: (row) => milliseconds(row.total.p50_ms) },
+          { name: "p95", kind: "num", cell: (row) => milliseconds(row.total.p95_ms) },
+          { name: "p99", kind: "num", cell: (row) => milliseconds(row.total.p99_ms) },
+          { name: "p99 beside the others", kind: "drawn", cell: (row) => meter((row.total.p99_ms ?? 0) / slowest) },
           { name: "Degraded", cell: degraded },
         ],
       }),
@@ -68,9 +68,9 @@ function inside(one) {
       rows: one.stages,
       columns: [
         { name: "Stage", head: true, cell: (row) => row.stage },
-        { name: "p50", num: true, cell: (row) => milliseconds(row.p50_ms) },
-        { name: "p95", num: true, cell: (row) => milliseconds(row.p95_ms) },
-        { name: "p99", num: true, cell: (row) => milliseconds(row.p99_ms) },
+        { name: "p50", kind: "num", cell: (row) => milliseconds(row.p50_ms) },
+        { name: "p95", kind: "num", cell: (row) => milliseconds(row.p95_ms) },
+        { name: "p99", kind: "num", cell: (row) => milliseconds(row.p99_ms) },
       ],
     }),
     one.degraded.some((rung) => rung.count) &&
@@ -79,9 +79,9 @@ function inside(one) {
         rows: one.degraded.filter((rung) => rung.count),
         columns: [
           { name: "Rung", head: true, cell: (row) => row.rung },
-          { name: "What was answered", text: true, cell: (row) => RUNGS[row.rung] ?? "" },
-          { name: "Answers", num: true, cell: (row) => count(row.count) },
-          { name: "Share", num: true, cell: (row) => percent(row.share, 2) },
+          { name: "What was answered", kind: "text", cell: (row) => RUNGS[row.rung] ?? "" },
+          { name: "Answers", kind: "num", cell: (row) => count(row.count) },
+          { name: "Share", kind: "num", cell: (row) => percent(row.share, 2) },
         ],
       }),
     one.dropped.length > 0 &&
@@ -90,7 +90,7 @@ function inside(one) {
         rows: one.dropped,
         columns: [
           { name: "Reason", head: true, cell: (row) => row.reason },
-          { name: "Candidates", num: true, cell: (row) => count(row.count) },
+          { name: "Candidates", kind: "num", cell: (row) => count(row.count) },
         ],
       }),
   );

@@ -55,8 +55,8 @@ function slice(one, { bin_edges: edges }) {
           rows: bins,
           columns: [
             { name: "p(click)", head: true, cell: (row) => `${number(row.from)} to ${number(row.to)}` },
-            { name: "Then", num: true, cell: (row) => percent(row.then) },
-            { name: "Now", num: true, cell: (row) => percent(row.now) },
+            { name: "Then", kind: "num", cell: (row) => percent(row.then) },
+            { name: "Now", kind: "num", cell: (row) => percent(row.now) },
           ],
         }),
       ),

@@ -64,7 +64,7 @@ function counts(body) {
     columns: [
       { name: "Domain", head: true, cell: (row) => row.domain },
       { name: "Type", cell: (row) => row.type },
-      ...OUTCOMES.map((outcome) => ({ name: outcome, num: true, cell: (row) => tally(row.of[outcome]) })),
+      ...OUTCOMES.map((outcome) => ({ name: outcome, kind: "num", cell: (row) => tally(row.of[outcome]) })),
     ],
   });
 }

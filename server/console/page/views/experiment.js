@@ -1,9 +1,9 @@
 // One experiment: its state and what may be done, its traffic, what came of it so far, its definition.
 
-import { has, part, send } from "../lib/api.js";
+import { has, part, read, send } from "../lib/api.js";
 import { h, link } from "../lib/dom.js";
 import { actions, audience, change, load, PATH, status } from "../lib/experiment.js";
-import { card, empty, facts, notice, view } from "../lib/parts.js";
+import { card, empty, facts, field, list, notice, select, view } from "../lib/parts.js";
 import { results } from "../lib/results.js";
 import { ruleOf, traffic } from "../lib/traffic.js";
 
@@ -38,21 +38,30 @@ export async function experiment({ parts: [key], signal, refresh }) {
   );
 }
 
-/** Applying a decision, where the gateway can. */
+/** Applying a decision and taking it back, where the gateway can. */
 async function promotion(one, base, refresh) {
-  const offered = [
-    ["promote", "Promote", "The decision of its report is applied: the alias moves, and it is on record."],
-    ["revert", "Revert", "What its promotion changed is taken back."],
-  ];
-  const known = await Promise.all(offered.map(async ([action]) => has(`/admin/v1/experiments/{key}/${action}`)));
-  return offered
-    .filter((_, at) => known[at])
-    .map(([action, name, text]) => {
-      const run = async () => {
-        const write = (now, { why }) => send("POST", `${PATH}/${part(one.key)}/${action}`, why ? { why } : {}, { match: now.etag });
-        await change({ title: `${name} ${one.key}`, text, verb: name, rehearsed: false, danger: action === "revert", send: write }, base);
-        refresh();
-      };
-      return h("button", { type: "button", onclick: run }, `${name}…`);
-    });
+  const action = { running: "promote", stopped: "revert" }[one.status];
+  const arms = one.arms.slice(1).map(({ arm }) => [arm, arm]);
+  if (!action || !arms.length || !(await has(`/admin/v1/experiments/{key}/${action}`))) return null;
+  const run = async () => {
+    await (action === "promote" ? promote(one, base, arms) : revert(one, base));
+    refresh();
+  };
+  return h("button", { type: "button", onclick: run }, action === "promote" ? "Promote…" : "Revert promotion…");
+}
+
+async function promote(one, base, arms) {
+  const decision = await read(`${PATH}/${part(one.key)}/report`).then(({ body }) => body.decision, () => null);
+  const chosen = select(arms, decision?.arm ?? arms[0][0]);
+  const said = decision?.action === "promote" ? notice("good", "The report says: promote", list(decision.reasons)) : null;
+  const doubt = notice("warn", decision ? `The report says: ${decision.words}` : "There is no report yet", h("p", null, "You may promote an arm all the same."));
+  const write = (now, { why }) => send("POST", `${PATH}/${part(one.key)}/promote`, { arm: chosen.value, ...(why ? { why } : {}) }, { match: now.etag });
+  const text = "The experiment ends and everybody gets the arm: its recipe becomes champion, or, with parameters or a condition, it is released to all whom it targets.";
+  await change({ title: `Promote an arm of ${one.key}`, text, verb: "Promote", rehearsed: false, fields: [said ?? doubt, field("Arm", chosen)], send: write }, base);
+}
+
+async function revert(one, base) {
+  const write = (now, { why }) => send("POST", `${PATH}/${part(one.key)}/revert`, why ? { why } : {}, { match: now.etag });
+  const text = "The champion is the one before, and the experiment runs again with the same arms. Without a promotion there is nothing to revert, and the gateway says so.";
+  await change({ title: `Revert the promotion of ${one.key}`, text, verb: "Revert", rehearsed: false, danger: true, send: write }, base);
 }

@@ -30,6 +30,7 @@ function night(one, open) {
     one.error && notice("bad", "It failed", h("p", null, one.error)),
     one.status === "unfinished" && notice("accent", one.running ? `In ${one.running}` : "Not finished", h("p", null, `Last heard of ${moment(one.updated)}: it runs still, or was killed then. A killed night resumes when it is run again.`)),
     h("p", { class: "muted" }, `${published} of ${one.recipes.length} recipes published.`),
+    one.recipes.filter((found) => found.why).map((found) => notice("warn", `${found.recipe} was held back`, h("p", null, found.why))),
     h(
       "details",
       { open },
@@ -44,7 +45,6 @@ function recipe(one) {
     "div",
     { class: "stack" },
     h("h3", { class: "row" }, one.recipe, badge(one.published ? "published" : "held back", one.published ? "good" : "warn"), gatesBadge(one.gates)),
-    one.why && h("p", null, one.why),
     one.bundle_id && h("p", null, "Bundle ", id(one.bundle_id)),
     one.gates.length > 0 && h("details", null, h("summary", null, `Gates of ${one.recipe}`), gates(one.gates, `Gates of ${one.recipe}`)),
   );
@@ -57,8 +57,8 @@ function steps(all) {
     rows: all,
     columns: [
       { name: "Step", head: true, cell: (row) => row.name },
-      { name: "Time", num: true, cell: (row) => duration(row.seconds) },
-      { name: "", drawn: true, cell: (row) => (row.reused ? badge("reused") : meter(row.seconds / longest)) },
+      { name: "Time", kind: "num", cell: (row) => duration(row.seconds) },
+      { name: "", kind: "drawn", cell: (row) => (row.reused ? badge("reused") : meter(row.seconds / longest)) },
     ],
   });
 }

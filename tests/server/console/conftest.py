@@ -1,0 +1,68 @@
+"""The console's gateway and a browser, one of each a file: a browser's event loop must not outlive the file that uses it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from deploy.redis_local import LocalRedis
+from tests.server.console.browser import CHROMIUM, DESKTOP, chromium, log_in
+from tests.server.console.world import ADA, console_gateway
+from tests.server.live import Running
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    home = tmp_path_factory.mktemp("console")
+    server = LocalRedis(home / "redis").start()
+    with console_gateway(home, server.url) as served:
+        yield served
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        if os.environ.get("MDREC_BROWSER_TESTS") == "required":
+            pytest.fail("chromium is not installed, and MDREC_BROWSER_TESTS=required asks for it")
+        pytest.skip("chromium is not installed (Debian and Ubuntu: apt install chromium)")
+    with chromium() as one:
+        yield one
+
+
+@pytest.fixture
+def open_page(browser: Browser, gateway: Running) -> Iterator[Open]:
+    """A page of an operator of their own, logged in: open_page(token=BOB, **options of the browser's context). What it writes to
+    its console as an error, and every script that fails, fails the test."""
+    contexts, wrong = [], []
+
+    def opened(token: str | None = ADA, view: str = "", **options: object) -> Page:
+        context = browser.new_context(**{**DESKTOP, "reduced_motion": "reduce", **options})
+        contexts.append(context)
+        context.set_default_timeout(10_000)
+        page = context.new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda message: wrong.append(message.text) if _bad(message.type, message.text) else None)
+        if token is None:
+            page.goto(f"{gateway.url}/console")
+        else:
+            log_in(page, gateway.url, token)
+        if view:
+            page.goto(f"{gateway.url}/console/#/{view}")
+            page.locator("main:not([aria-busy])").wait_for()
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def _bad(kind: str, text: str) -> bool:
+    """Answers that a view expects (401, 404, 412) are no error of the page."""
+    return kind in ("error", "warning") and "the server responded with a status of" not in text
