@@ -52,7 +52,7 @@ function unescaped(text) {
   }
 }
 
-/** quietly: the same view again, without taking the focus. */
+/** quietly: without taking the focus, for the first view of a page and for the same view again. */
 async function render(quietly = false) {
   leaving.abort();
   leaving = new AbortController();
@@ -70,7 +70,7 @@ async function render(quietly = false) {
   mark(found);
   close();
   main.setAttribute("aria-busy", "true");
-  const waiting = setTimeout(() => replace(main, h("p", { class: "busy" }, "Loading…")), quietly ? 4000 : 250);
+  const waiting = setTimeout(() => replace(main, h("p", { class: "busy" }, "Loading…")), main.childElementCount && quietly ? 4000 : 250);
   try {
     const element = await show({ parts, signal, refresh: () => render(true) });
     if (signal.aborted) return;
@@ -158,4 +158,4 @@ signedOut.call = () => {
 };
 addEventListener("hashchange", () => render());
 drawNavigation();
-render();
+render(true);

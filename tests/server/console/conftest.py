@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from deploy.redis_local import LocalRedis
-from tests.server.console.browser import CHROMIUM, DESKTOP, chromium, log_in
+from tests.server.console.browser import CHROMIUM, DESKTOP, chromium
 from tests.server.console.world import ADA, console_gateway
 from tests.server.live import Running
 
 Open = Callable[..., Page]
+PATIENCE_MS = 30_000  # for a busy machine; what comes, comes sooner
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")
@@ -37,24 +40,21 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser, gateway: Running) -> Iterator[Open]:
-    """A page of an operator of their own, logged in: open_page(token=BOB, **options of the browser's context). What it writes to
+    """A page of an operator of their own, logged in: open_page(view, token=BOB, **options of the browser's context). What it writes to
     its console as an error, and every script that fails, fails the test."""
     contexts, wrong = [], []
 
-    def opened(token: str | None = ADA, view: str = "", **options: object) -> Page:
+    def opened(view: str = "", token: str | None = ADA, **options: object) -> Page:
         context = browser.new_context(**{**DESKTOP, "reduced_motion": "reduce", **options})
         contexts.append(context)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda message: wrong.append(message.text) if _bad(message.type, message.text) else None)
-        if token is None:
-            page.goto(f"{gateway.url}/console")
-        else:
-            log_in(page, gateway.url, token)
-        if view:
-            page.goto(f"{gateway.url}/console/#/{view}")
-            page.locator("main:not([aria-busy])").wait_for()
+        if token is not None:  # as after a login, which has a test of its own
+            page.add_init_script(f"sessionStorage.setItem('mdrec.token', {json.dumps(token)})")
+        page.goto(f"{gateway.url}/console/#/{view}")
+        page.locator("main:not([aria-busy]) h1").wait_for()
         return page
 
     yield opened

@@ -37,6 +37,13 @@ export const session = {
 /** Called when a token is no longer taken. */
 export const signedOut = { call: () => {} };
 
+/** Who the token's operator is; only then is the token kept. Raises Problem. */
+export async function enter(token, operator) {
+  const me = await answered(await ask("admin/v1/me", { as: { token, operator } }));
+  session.begin(token, me.operator);
+  return me.operator;
+}
+
 /** {body, etag} of a GET; what did not change is not sent again. */
 export async function read(path, { signal } = {}) {
   const known = remembered.get(path);
@@ -76,12 +83,14 @@ export function spelled(text) {
   return /^[\x20-\x7e]*$/.test(text) ? text : `UTF-8''${encodeURIComponent(text)}`;
 }
 
-async function ask(path, options) {
+/** as: other credentials than the session's, whose refusal ends no session. */
+async function ask(path, { as, ...options }) {
   const headers = { Accept: "application/json", ...options.headers };
+  const { token, operator } = as ?? session;
   const guarded = path.startsWith("admin/");
-  if (guarded && session.token) {
-    headers.Authorization = `Bearer ${session.token}`;
-    if (session.operator) headers["X-Operator"] = spelled(session.operator);
+  if (guarded && token) {
+    headers.Authorization = `Bearer ${token}`;
+    if (operator) headers["X-Operator"] = spelled(operator);
   }
   let response;
   try {
@@ -90,7 +99,7 @@ async function ask(path, options) {
     if (error.name === "AbortError") throw error;
     throw new Problem(0, { detail: "The gateway cannot be reached. Is it running, and are you online?" });
   }
-  if (response.status === 401 && guarded && session.token) {
+  if (response.status === 401 && guarded && !as && session.token) {
     session.end();
     signedOut.call();
   }

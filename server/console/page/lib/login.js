@@ -1,10 +1,11 @@
 // A token and, where the token is shared, a name. Both are forgotten when the tab closes.
 
-import { read, session } from "./api.js";
+import { enter } from "./api.js";
 import { h, replace, say } from "./dom.js";
 import { field, notice } from "./parts.js";
 
-export function login(enter) {
+/** entered: called once a token was taken. */
+export function login(entered) {
   const token = h("input", { type: "password", name: "token", autocomplete: "current-password", required: true, spellcheck: "false" });
   const name = h("input", { type: "text", name: "operator", autocomplete: "username", maxlength: 100 });
   const wrong = h("div", { role: "alert" });
@@ -13,14 +14,11 @@ export function login(enter) {
   async function tryIt(event) {
     event.preventDefault();
     go.disabled = true;
-    session.begin(token.value.trim(), name.value.trim());
     try {
-      const { body } = await read("admin/v1/me");
-      session.begin(token.value.trim(), body.operator);
-      say(`Logged in as ${body.operator}.`);
-      enter();
+      const operator = await enter(token.value.trim(), name.value.trim());
+      say(`Logged in as ${operator}.`);
+      entered();
     } catch (error) {
-      session.end();
       const title = error.status === 401 ? "This token is not one of the gateway's" : "Not logged in";
       replace(wrong, notice("bad", title, h("p", null, error.message)));
       token.focus();
