@@ -163,7 +163,6 @@ def test_alarms_are_shown_in_words_wherever_one_looks(open_page: Open, gateway: 
     answer_with(page, "**/experiments/ranker-test/report", report)
     refused = {"adi+dsfm": {"bundle_id": "b9", "reason": "ranker.onnx is corrupt."}}
     answer_with(page, "**/readyz", {**gateway.ready(), "refused": refused})
-    answer_with(page, "**/admin/v1/drift*", {"slices": []})
     page.reload()
     alarms = page.get_by_role("region", name="Alarms")
     expect(alarms).to_contain_text("ranker-test: sample ratio mismatch")
