@@ -12,7 +12,7 @@ from playwright.sync_api import Page
 from tests.server.console.browser import DESKTOP, PHONE
 from tests.server.console.conftest import Open
 from tests.server.console.test_console_page import VIEWS, answer_with
-from tests.server.console.world import HOSTILE, example_report
+from tests.server.console.world import HOSTILE, example_drift, example_report
 from tests.server.live import Running
 
 AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
@@ -76,6 +76,10 @@ def test_alarms_dialogs_and_login_are_clean(page: Page, gateway: Running) -> Non
     page.get_by_role("dialog").get_by_role("table").wait_for()
     everywhere(page)
     page.keyboard.press("Escape")
+    answer_with(page, "**/admin/v1/drift*", example_drift())
+    show(page, "drift")
+    page.get_by_text("mail, adi+dsfm").wait_for()
+    everywhere(page)
     show(page, f"requests/{HOSTILE}")
     everywhere(page)
     page.set_viewport_size(DESKTOP["viewport"])

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from pathlib import Path
 from posixpath import dirname, join, normpath
 
 import pytest
 
-from server.console.routes import files
+from server.console import routes
 from tests.server.live import Running
 from tests.server.test_bad_input import problem
 
-FILES = files()
+FILES = routes.files()
 SCRIPTS = {name: file.content.decode() for name, file in FILES.items() if name.endswith(".js")}
 INDEX = FILES["index.html"].content.decode()
 
@@ -67,6 +69,14 @@ def test_scripts_make_elements_from_text_alone_and_import_what_is_there(name: st
     imported = re.findall(r"""^import [^"]*"([^"]+)";""", source, re.MULTILINE)
     assert [one for one in imported if normpath(join(dirname(name), one)) not in FILES] == []
     assert re.findall(r"""https?://(?!www\.w3\.org/2000/svg)""", source) == []
+
+
+def test_an_installed_gateway_has_the_files_too() -> None:
+    package = Path(routes.__file__).parent
+    told = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["tool"]["setuptools"]
+    carried = {path for one in told["package-data"]["server.console"] for path in package.glob(one) if path.is_file()}
+    assert {path.relative_to(package / "page").as_posix() for path in carried} == set(FILES)
+    assert "server.console" in told["packages"]
 
 
 def test_what_the_html_names_is_there() -> None:

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.server.console.browser import PHONE
 from tests.server.console.conftest import Open
-from tests.server.console.world import ADA, HOSTILE, example_report
+from tests.server.console.world import ADA, HOSTILE, example_drift, example_report
 from tests.server.live import Running
 
 VIEWS = (
@@ -195,6 +195,32 @@ def test_results_are_drawn_and_said(open_page: Open) -> None:
     expect(page.get_by_role("img", name="Lift of ecpm of challenger in mail by day")).to_be_visible()
     page.get_by_label("Metric", exact=True).select_option("ctr")
     expect(page.get_by_role("table", name="Lift of ctr of challenger over control")).to_be_visible()
+
+
+def test_what_happens_meanwhile_is_shown_without_being_asked_for(open_page: Open) -> None:
+    page = open_page("drift")
+    expect(page.get_by_text("gathering").first).to_be_visible()
+    answer_with(page, "**/admin/v1/drift*", example_drift())
+    page.clock.install()
+    page.reload()
+    cards = page.locator("main section")
+    expect(cards.first).to_contain_text("mail, adi+dsfm")
+    expect(cards.first).to_contain_text("drifted")
+    assert cards.first.get_by_role("img").locator(".then").count() == 18
+    expect(page.locator("#bell")).to_be_hidden()  # it is a warning, no alarm
+    page.evaluate("location.hash = '#/experiments/ranker-test'")
+    expect(page.get_by_text("promote challenger")).to_be_visible()
+    report = {**json.loads(example_report("ranker-test", breached=True).model_dump_json()), "age_seconds": 1.0}
+    answer_with(page, "**/experiments/ranker-test/report", report)
+    page.clock.run_for(31_000)
+    expect(page.locator("main [role=alert]").first).to_contain_text("guardrail of challenger breached")
+    expect(page.locator("#alarmed")).to_contain_text("roll back challenger")
+    expect(page.locator("#said")).to_have_text("The results of ranker-test were renewed.")
+    page.evaluate("location.hash = '#/'")
+    expect(page.get_by_role("region", name="Alarms")).to_contain_text("Scores drift in mail")
+    answer_with(page, "**/admin/v1/drift*", {**example_drift(), "slices": []})
+    page.clock.run_for(31_000)
+    expect(page.get_by_role("region", name="Alarms")).not_to_contain_text("Scores drift")
 
 
 def test_an_id_is_text_whatever_it_holds(open_page: Open, gateway: Running) -> None:

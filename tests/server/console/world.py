@@ -187,6 +187,32 @@ def _series(start: date) -> list[SeriesPoint]:
     return points
 
 
+def example_drift() -> dict[str, Any]:
+    """What /admin/v1/drift says hours after a bundle's first: one domain as it was, one that is another by now."""
+    edges = [0.0003 * 1.6**step for step in range(17)]
+    reference = [math.exp(-(((at - 9) / 3) ** 2)) for at in range(18)]
+
+    def part(weights: list[float], answers: int, mean: float) -> dict[str, Any]:
+        return {
+            "since": datetime.now(UTC).isoformat(), "answers": answers, "ads": 10 * answers, "mean_p_click": mean,
+            "shares": [one / sum(weights) for one in weights],
+        }  # fmt: skip
+
+    def slice_of(domain: str, shift: int, verdict: str, psi: float, words: str) -> dict[str, Any]:
+        recent = [math.exp(-(((at - 9 - shift) / 3) ** 2)) for at in range(18)]
+        return {
+            "domain": domain, "recipe": "adi+dsfm", "bundle_id": "b1", "verdict": verdict, "words": words, "psi": psi,
+            "unseen_share": 0.11, "unseen_share_reference": 0.09,
+            "reference": part(reference, 4000, 0.031), "recent": part(recent, 900, 0.031 * 1.6**shift),
+        }  # fmt: skip
+
+    slices = [
+        slice_of("feed", 0, "stable", 0.02, "p_click as in the bundle's first hour (PSI 0.02)"),
+        slice_of("mail", 3, "drifted", 0.61, "p_click is another than in the bundle's first hour (PSI 0.61)"),
+    ]
+    return {"hours": 2, "bin_edges": edges, "thresholds": {"moved": 0.1, "drifted": 0.25}, "slices": slices}
+
+
 def nights() -> list[NightRecord]:
     now = datetime.now(UTC)
     seconds = {"tables": 12.1, "train-adi": 96.4, "train-dsfm": 311.0, "evaluate": 20.8, "export": 9.4, "index": 14.2, "publish": 3.3}

@@ -39,5 +39,5 @@ export async function look() {
   bell.hidden = bad === 0;
   replace(bell, h("span", { "aria-hidden": "true" }, "✕"), String(bad), h("span", { class: "word" }, bad === 1 ? "alarm" : "alarms"));
   bell.setAttribute("aria-label", `${bad} alarm${bad === 1 ? "" : "s"}: to the overview`);
-  if (fresh.length) document.getElementById("alarmed").textContent = fresh.map((one) => `${one.title}. ${one.text}`).join(" ");
+  if (fresh.length || !bad) document.getElementById("alarmed").textContent = fresh.map((one) => `${one.title}. ${one.text}`).join(" ");
 }

@@ -22,7 +22,8 @@ export function percent(value, digits = 1) {
 /** .0523 -> "+5.2%" */
 export function signed(value, digits = 1) {
   if (value === null || value === undefined || !Number.isFinite(value)) return NONE;
-  return `${value >= 0 ? "+" : "−"}${trimmed(Math.abs(value) * 100, digits)}%`;
+  const size = trimmed(Math.abs(value) * 100, digits);
+  return `${size === "0" ? "" : value > 0 ? "+" : "−"}${size}%`;
 }
 
 function trimmed(value, digits) {

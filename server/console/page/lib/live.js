@@ -4,16 +4,14 @@ import { read } from "./api.js";
 import { h, replace } from "./dom.js";
 import { failure } from "./parts.js";
 
-const PERIOD_MS = 10_000;
-
-/** {element, look}: path() is asked now by look() and then again; draw(body) gives what is shown. Until `signal` ends it. */
-export function live(path, draw, signal) {
+/** {element, look}: ask() is called now by look() and then again; draw(body) gives what is shown. Until `signal` ends it. */
+export function live(ask, draw, signal, periodMs = 10_000) {
   const element = h("div", { class: "stack live" });
   let drawn;
 
   async function look() {
     try {
-      const { body } = await read(path(), { signal });
+      const body = await ask();
       if (body === drawn || busy(element)) return;
       drawn = body;
       replace(element, draw(body));
@@ -24,9 +22,14 @@ export function live(path, draw, signal) {
     }
   }
 
-  const timer = setInterval(() => document.visibilityState === "visible" && look(), PERIOD_MS);
+  const timer = setInterval(() => document.visibilityState === "visible" && look(), periodMs);
   signal.addEventListener("abort", () => clearInterval(timer));
   return { element, look };
+}
+
+/** The body of a path, the same object while it did not change. */
+export function body(path, signal) {
+  return read(path, { signal }).then((found) => found.body);
 }
 
 /** Nobody loses the place they are at: while something inside has the focus, what is shown stays. */

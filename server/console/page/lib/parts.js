@@ -39,7 +39,7 @@ export function card(title, { aside, level = 2, lead } = {}, ...children) {
 export function table({ caption, columns, rows, rowClass, hideCaption }) {
   return h(
     "div",
-    { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
+    { class: "scroll", tabindex: 0, role: "group", "aria-label": caption },
     h(
       "table",
       null,

@@ -36,7 +36,7 @@ function summary(found) {
       columns: [
         { name: "Stage", head: true, cell: ({ stage }) => stage },
         { name: "Time", kind: "num", cell: ({ time }) => milliseconds(time) },
-        { name: "", kind: "drawn", cell: ({ time }) => meter(time / longest) },
+        { name: "Beside the longest", kind: "drawn", cell: ({ time }) => meter(time / longest) },
       ],
     })),
   );
@@ -56,7 +56,7 @@ function funnel({ candidates }) {
     columns: [
       { name: "Outcome", head: true, kind: "text", cell: ([reason]) => reason },
       { name: "Ads", kind: "num", cell: ([, ads]) => count(ads) },
-      { name: "", kind: "drawn", cell: ([, ads]) => meter(candidates.length ? ads / candidates.length : 0) },
+      { name: "Of all", kind: "drawn", cell: ([, ads]) => meter(candidates.length ? ads / candidates.length : 0) },
     ],
   });
 }

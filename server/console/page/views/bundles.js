@@ -32,7 +32,7 @@ function recipes(all, champion, refresh) {
       { name: "Serves", kind: "id", cell: (row) => row.bundle_id },
       { name: "Before it", kind: "id", cell: (row) => row.previous ?? "–" },
       {
-        name: "",
+        name: "Actions",
         cell: (row) =>
           h(
             "div",
@@ -94,14 +94,14 @@ function bundle(one, aliases, refresh) {
       "details",
       null,
       h("summary", null, "Gates, domains and steps"),
-      h("div", { class: "stack" }, one.gates.length ? gates(one.gates, "Gates") : h("p", { class: "muted" }, "It was published without a gate."), domainsOf(one), steps(one)),
+      h("div", { class: "stack" }, one.gates.length ? gates(one.gates, `Gates of ${one.bundle_id}`) : h("p", { class: "muted" }, "It was published without a gate."), domainsOf(one), steps(one)),
     ),
   );
 }
 
 function domainsOf(one) {
   return table({
-    caption: "Domains and their indices",
+    caption: `Domains of ${one.bundle_id} and their indices`,
     rows: one.domains,
     columns: [
       { name: "Domain", head: true, cell: (row) => row.domain },
@@ -117,7 +117,7 @@ function steps(one) {
   const rows = Object.entries(one.step_seconds);
   if (!rows.length) return null;
   return table({
-    caption: "Steps of its night",
+    caption: `Steps of the night of ${one.bundle_id}`,
     rows,
     columns: [
       { name: "Step", head: true, cell: ([name]) => name },

@@ -3,7 +3,7 @@
 import { meter } from "../lib/charts.js";
 import { h } from "../lib/dom.js";
 import { count, duration, milliseconds, number, percent } from "../lib/format.js";
-import { live } from "../lib/live.js";
+import { body, live } from "../lib/live.js";
 import { badge, card, empty, field, select, table, view } from "../lib/parts.js";
 
 const MINUTES = [1, 5, 10];
@@ -19,23 +19,23 @@ const RUNGS = {
 
 export async function domains({ signal }) {
   let minutes = 5;
-  const shown = live(() => `admin/v1/health/domains?minutes=${minutes}`, draw, signal);
+  const shown = live(() => body(`admin/v1/health/domains?minutes=${minutes}`, signal), draw, signal);
   const window = select(MINUTES.map((one) => [String(one), `${one} min`]), "5", { onchange: (event) => ((minutes = Number(event.target.value)), shown.look()) });
   await shown.look();
   return view({ title: "Domains", lead: "Latency and degradation of what this gateway answered a moment ago, over all its workers.", aside: field("Window", window) }, shown.element);
 }
 
-function draw(body) {
-  if (!body.domains.length) return empty("No domain is served yet", "Run a night first: mdrec nightly --data DIR.");
-  const slowest = Math.max(...body.domains.map((one) => one.total.p99_ms ?? 0), 1e-9);
+function draw(found) {
+  if (!found.domains.length) return empty("No domain is served yet", "Run a night first: mdrec nightly --data DIR.");
+  const slowest = Math.max(...found.domains.map((one) => one.total.p99_ms ?? 0), 1e-9);
   return [
     card(
       "Answers",
-      { aside: h("span", { class: "muted small" }, `the last ${duration(body.window_seconds)}`) },
+      { aside: h("span", { class: "muted small" }, `the last ${duration(found.window_seconds)}`) },
       table({
         caption: "Whole requests by domain",
         hideCaption: true,
-        rows: body.domains,
+        rows: found.domains,
         columns: [
           { name: "Domain", head: true, cell: (row) => row.domain },
           { name: "Requests", kind: "num", cell: (row) => count(row.requests) },
@@ -48,7 +48,7 @@ function draw(body) {
         ],
       }),
     ),
-    h("div", { class: "halves" }, body.domains.filter((one) => one.requests > 0).map(inside)),
+    h("div", { class: "halves" }, found.domains.filter((one) => one.requests > 0).map(inside)),
   ];
 }
 
@@ -65,6 +65,7 @@ function inside(one) {
     {},
     table({
       caption: `Stages of ${one.domain}`,
+      hideCaption: true,
       rows: one.stages,
       columns: [
         { name: "Stage", head: true, cell: (row) => row.stage },

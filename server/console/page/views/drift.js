@@ -3,7 +3,7 @@
 import { twoHistograms } from "../lib/charts.js";
 import { h } from "../lib/dom.js";
 import { count, number, percent } from "../lib/format.js";
-import { live } from "../lib/live.js";
+import { body, live } from "../lib/live.js";
 import { badge, card, empty, facts, field, id, select, table, view, when } from "../lib/parts.js";
 
 const TONES = { stable: "good", moved: "warn", drifted: "bad", gathering: "accent", "too few": "plain" };
@@ -11,38 +11,44 @@ const HOURS = [1, 2, 6, 24];
 
 export async function drift({ signal }) {
   let hours = 2;
-  const shown = live(() => `admin/v1/drift?hours=${hours}`, draw, signal);
+  const shown = live(() => body(`admin/v1/drift?hours=${hours}`, signal), draw, signal);
   const window = select(HOURS.map((one) => [String(one), `${one} h`]), "2", { onchange: (event) => ((hours = Number(event.target.value)), shown.look()) });
   await shown.look();
   return view({ title: "Score drift", lead: "p(click) of the ads that were answered, now and in each bundle's first hour.", aside: field("Window", window) }, shown.element);
 }
 
-function draw(body) {
-  if (!body.slices.length) return empty("Nothing has been answered yet", "Once requests come in, each bundle's first hour is kept to compare with.");
-  const { moved, drifted } = body.thresholds;
+function draw(found) {
+  if (!found.slices.length) return empty("Nothing has been answered yet", "Once requests come in, each bundle's first hour is kept to compare with.");
+  const { moved, drifted } = found.thresholds;
   return [
-    h("p", { class: "muted" }, `PSI (population stability index) below ${moved} is stable, ${drifted} and more is drift. Grey bars: the bundle's first hour; outline: the last ${body.hours} h. Bins of p(click), lowest at the left.`),
-    h("div", { class: "halves" }, body.slices.map((one) => slice(one, body))),
+    h("p", { class: "muted" }, `PSI (population stability index) below ${moved} is stable, ${drifted} and more is drift. Grey bars: the bundle's first hour; outline: the last ${found.hours} h. Bins of p(click), lowest at the left.`),
+    h("div", { class: "halves" }, sorted(found.slices).map((one) => slice(one, found))),
   ];
 }
 
+const ORDER = ["drifted", "moved", "stable", "gathering", "too few"];
+
+function sorted(slices) {
+  return [...slices].sort((a, b) => ORDER.indexOf(a.verdict) - ORDER.indexOf(b.verdict));
+}
+
+/** A fact without a number is left out: the words above say why. */
 function slice(one, { bin_edges: edges }) {
   const { reference, recent } = one;
   const bins = (reference.shares ?? []).map((share, at) => ({ from: edges[at - 1] ?? 0, to: edges[at] ?? 1, then: share, now: recent.shares?.[at] }));
   return card(
-    one.domain,
+    `${one.domain}, ${one.recipe}`,
     { aside: badge(one.verdict, TONES[one.verdict]) },
     h("p", null, one.words),
     one.psi !== null && twoHistograms(reference.shares, recent.shares, `Distribution of p(click) in ${one.domain}: ${one.words}`),
     facts([
-      ["PSI", number(one.psi)],
-      ["Mean p(click) then", number(reference.mean_p_click)],
-      ["Mean p(click) now", number(recent.mean_p_click)],
-      ["Unknown users then", percent(one.unseen_share_reference)],
-      ["Unknown users now", percent(one.unseen_share)],
+      ["PSI", one.psi && number(one.psi)],
+      ["Mean p(click) then", reference.mean_p_click && number(reference.mean_p_click)],
+      ["Mean p(click) now", recent.mean_p_click && number(recent.mean_p_click)],
+      ["Unknown users then", one.unseen_share_reference === null ? null : percent(one.unseen_share_reference)],
+      ["Unknown users now", one.unseen_share === null ? null : percent(one.unseen_share)],
       ["Answers then / now", `${count(reference.answers)} / ${count(recent.answers)}`],
       ["First hour since", reference.since && when(reference.since)],
-      ["Recipe", one.recipe],
       ["Bundle", id(one.bundle_id)],
     ]),
     one.psi !== null &&

@@ -33,7 +33,7 @@ export async function experiments({ signal, refresh }) {
         h("button", { type: "button", onclick: flip(false) }, "Restore experiments…"),
       ),
     sorted.length
-      ? h("div", { class: "grid wide" }, sorted.map((one) => summary(one, active)))
+      ? h("div", { class: "grid" }, sorted.map((one) => summary(one, active)))
       : empty(
           "No experiment is defined yet",
           "Write one under ",

@@ -4,21 +4,21 @@ import { meter } from "../lib/charts.js";
 import { h, link } from "../lib/dom.js";
 import { duration, moment } from "../lib/format.js";
 import { gates, gatesBadge } from "../lib/gates.js";
-import { live } from "../lib/live.js";
+import { body, live } from "../lib/live.js";
 import { badge, card, empty, id, list, notice, table, view } from "../lib/parts.js";
 
 const TONES = { done: "good", "held back": "warn", failed: "bad", unfinished: "accent" };
 
 export async function nights({ signal }) {
-  const shown = live(() => "admin/v1/nights?count=30", draw, signal);
+  const shown = live(() => body("admin/v1/nights?count=30", signal), draw, signal);
   await shown.look();
   return view({ title: "Nights", lead: "A night rebuilds every live recipe on the latest logs. A failed gate leaves yesterday's bundle serving." }, shown.element);
 }
 
-function draw(body) {
+function draw(found) {
   return [
-    body.damaged.length > 0 && notice("warn", "Records that cannot be read", body.damaged.map((one) => h("p", null, id(one.file), ` ${one.why}`))),
-    body.nights.length ? body.nights.map((one, at) => night(one, at === 0)) : empty("No night yet", "Run one: ", h("code", null, "mdrec nightly --data DIR"), ", or enable the timer of deploy/systemd."),
+    found.damaged.length > 0 && notice("warn", "Records that cannot be read", found.damaged.map((one) => h("p", null, id(one.file), ` ${one.why}`))),
+    found.nights.length ? found.nights.map((one, at) => night(one, at === 0)) : empty("No night yet", "Run one: ", h("code", null, "mdrec nightly --data DIR"), ", or enable the timer of deploy/systemd."),
   ];
 }
 
@@ -58,7 +58,7 @@ function steps(all) {
     columns: [
       { name: "Step", head: true, cell: (row) => row.name },
       { name: "Time", kind: "num", cell: (row) => duration(row.seconds) },
-      { name: "", kind: "drawn", cell: (row) => (row.reused ? badge("reused") : meter(row.seconds / longest)) },
+      { name: "Beside the longest", kind: "drawn", cell: (row) => (row.reused ? badge("reused") : meter(row.seconds / longest)) },
     ],
   });
 }

@@ -4,12 +4,19 @@ import { read } from "../lib/api.js";
 import { gather } from "../lib/alarms.js";
 import { h, link } from "../lib/dom.js";
 import { ago, count, duration, milliseconds } from "../lib/format.js";
+import { live } from "../lib/live.js";
 import { notice, tile, view } from "../lib/parts.js";
 
+const PERIOD_MS = 30_000;
+
 export async function overview({ signal }) {
-  const [alarms, tiles] = await Promise.all([gather(signal), figures(signal)]);
-  return view(
-    { title: "Overview", lead: "What needs your eye, and how this gateway stands." },
+  const shown = live(() => Promise.all([gather(signal), figures(signal)]), draw, signal, PERIOD_MS);
+  await shown.look();
+  return view({ title: "Overview", lead: "What needs your eye, and how this gateway stands." }, shown.element);
+}
+
+function draw([alarms, tiles]) {
+  return [
     h(
       "section",
       { class: "stack", "aria-label": "Alarms" },
@@ -17,8 +24,8 @@ export async function overview({ signal }) {
         ? alarms.map((one) => notice(one.tone, one.title, h("p", null, one.text), h("a", { class: "button", href: one.href, "aria-label": `Look: ${one.title}` }, "Look")))
         : notice("good", "No alarm", h("p", null, "Splits are sound, guardrails hold, events arrive, every live recipe can answer.")),
     ),
-    h("div", { class: "grid" }, tiles),
-  );
+    h("div", { class: "grid tiles" }, tiles),
+  ];
 }
 
 /** A figure that cannot be had leaves its tile out: the alarms above say why. */
