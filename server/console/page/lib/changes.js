@@ -30,7 +30,7 @@ export function diffTable(diff, caption, [was, is] = ["Now", "Then"]) {
     caption,
     rows,
     columns: [
-      { name: "What", head: true, kind: "id", cell: ([path]) => path },
+      { name: "What", head: true, kind: "id", cell: ([path]) => path || "everything" },
       { name: was, cell: ([, [before]]) => side("del", before) },
       { name: is, cell: ([, [, after]]) => side("ins", after) },
     ],

@@ -41,7 +41,7 @@ export async function audit({ signal }) {
 
 function entry(change) {
   const paths = Object.keys(change.diff);
-  const summary = paths.length === 1 ? paths[0] : `${paths.length} fields`;
+  const summary = paths.length === 1 ? paths[0] || "everything" : `${paths.length} fields`;
   return h(
     "details",
     { class: "entry" },
