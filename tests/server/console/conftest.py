@@ -40,8 +40,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser, gateway: Running) -> Iterator[Open]:
-    """A page of an operator of their own, logged in: open_page(view, token=BOB, **options of the browser's context). What it writes to
-    its console as an error, and every script that fails, fails the test."""
+    """open_page(view, token=BOB, **options of the browser's context): a page of an operator's own, logged in. What it writes to its
+    console as an error, and every script that fails, fails the test."""
     contexts, wrong = [], []
 
     def opened(view: str = "", token: str | None = ADA, **options: object) -> Page:

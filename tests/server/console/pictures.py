@@ -10,7 +10,19 @@ from deploy.redis_local import LocalRedis
 from tests.server.console.browser import DESKTOP, PHONE, chromium, log_in
 from tests.server.console.world import ADA, ask_around, console_gateway
 
-VIEWS = ("", "experiments", "experiments/ranker-test", "experiments/depth", "domains", "requests", "drift", "events", "bundles", "nights", "audit")
+VIEWS = (
+    "",
+    "experiments",
+    "experiments/ranker-test",
+    "experiments/depth",
+    "domains",
+    "requests",
+    "drift",
+    "events",
+    "bundles",
+    "nights",
+    "audit",
+)
 
 
 def main(directory: Path, every: bool) -> None:

@@ -64,7 +64,9 @@ def test_nothing_stands_inside_the_html_that_the_policy_would_stop() -> None:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_make_elements_from_text_alone_and_import_what_is_there(name: str) -> None:
     source = SCRIPTS[name]
-    banned = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser|createContextualFragment|srcdoc"
+    banned = (
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser|createContextualFragment|srcdoc"
+    )
     assert re.findall(banned, source) == []
     imported = re.findall(r"""^import [^"]*"([^"]+)";""", source, re.MULTILINE)
     assert [one for one in imported if normpath(join(dirname(name), one)) not in FILES] == []

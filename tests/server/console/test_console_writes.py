@@ -71,7 +71,9 @@ def test_a_ramp_is_seen_before_it_is_written_and_on_record_after(open_page: Open
     (record, *_) = asked(gateway, "GET", "audit").json()
     assert (record["who"], record["why"]) == ("ada", "looks fine → más")
     page.get_by_role("link", name="Audit trail").click()
-    expect(page.locator("details").first).to_contain_text("ada · just now · features.ranker.rules.0.coverage · “looks fine → más”")
+    expect(page.locator("details").first).to_contain_text(
+        "ada · just now · features.ranker.rules.0.coverage · “looks fine → más”"
+    )
 
 
 def test_each_arm_may_be_ramped_alone(open_page: Open, gateway: Running) -> None:
@@ -127,7 +129,10 @@ def test_two_operators_at_once_do_not_overwrite_each_other(open_page: Open, gate
     assert shares(gateway, "ranker-test") == [0.25, 0.25]  # seen again before it is written
     confirm(ada, "Ramp", "more")
     assert shares(gateway, "ranker-test") == [0.4, 0.4]
-    assert [(one["who"], one["why"]) for one in asked(gateway, "GET", "audit").json()[:2]] == [("ada", "more"), ("bob", "half of all")]
+    assert [(one["who"], one["why"]) for one in asked(gateway, "GET", "audit").json()[:2]] == [
+        ("ada", "more"),
+        ("bob", "half of all"),
+    ]
 
 
 def test_a_draft_of_one_goes_on_top_of_another_s_change_elsewhere(open_page: Open, gateway: Running) -> None:

@@ -75,9 +75,7 @@ def console_gateway(home: Path, redis_url: str) -> Iterator[Running]:
     write_report(home, example_report("ranker-test"))
     for one in nights():
         one.save(home)
-    settings = Settings(
-        home=home, redis_url=redis_url, redis_timeout_ms=2000, operator_tokens=SecretStr(f"ada:{ADA},bob:{BOB}")
-    )
+    settings = Settings(home=home, redis_url=redis_url, redis_timeout_ms=2000, operator_tokens=SecretStr(f"ada:{ADA},bob:{BOB}"))
     with running(settings) as served:
         yield served
 
@@ -134,7 +132,11 @@ def _slice(domain: str | None, broken: bool, breached: bool) -> SliceData:
     treated = round(users * (0.67 if broken else 1.003))
     split = SplitData(broken=broken, p_value=1e-87 if broken else 0.41, chi_square=None if broken else 0.68, reason=None)
     ctr = -0.08 if breached else 0.03
-    lifts = {"pv": _lift(0.004, 0.006), "ctr": _lift(ctr, 0.012), "ecpm": _lift(LIFTS[domain], 0.012 if domain is None else 0.018)}
+    lifts = {
+        "pv": _lift(0.004, 0.006),
+        "ctr": _lift(ctr, 0.012),
+        "ecpm": _lift(LIFTS[domain], 0.012 if domain is None else 0.018),
+    }
     verdict = "breached" if breached else "passes"
     text = f"ctr is {'' if breached else 'not '}worse by more than the margin of 1.0%"
     guardrails = [GuardrailData(metric="ctr", margin=0.01, verdict=verdict, p_value=0.001, words=text)]
@@ -148,9 +150,7 @@ def _slice(domain: str | None, broken: bool, breached: bool) -> SliceData:
     )
 
 
-def _arm(
-    arm: str, recipe: str, users: int, scale: float, lifts: dict[str, LiftData], guardrails: list[GuardrailData]
-) -> ArmData:
+def _arm(arm: str, recipe: str, users: int, scale: float, lifts: dict[str, LiftData], guardrails: list[GuardrailData]) -> ArmData:
     values = {"pv": _value(23.4), "ctr": _value(0.0331), "ecpm": _value(61.2 * scale)}
     return ArmData(
         arm=arm, recipe=recipe, users=users, requests=users * 6, impressions=users * 23, clicks=round(users * 0.77),
@@ -163,9 +163,17 @@ def _value(value: float) -> Interval:
 
 
 def _lift(value: float, error: float) -> LiftData:
-    plain, cuped, always = (Interval(value=value, low=value - w * error, high=value + w * error, p_value=0.01) for w in (2.3, 1.96, 3.1))
+    plain, cuped, always = (
+        Interval(value=value, low=value - w * error, high=value + w * error, p_value=0.01) for w in (2.3, 1.96, 3.1)
+    )
     return LiftData(
-        plain=plain, cuped=cuped, cuped_gain=0.31, cuped_reason=None, cuped_used=True, always_valid=always, judged=always,
+        plain=plain,
+        cuped=cuped,
+        cuped_gain=0.31,
+        cuped_reason=None,
+        cuped_used=True,
+        always_valid=always,
+        judged=always,
         holm_p=min(1.0, 3 * math.erfc(abs(value) / error / 2)),
     )
 
@@ -180,8 +188,15 @@ def _series(start: date) -> list[SeriesPoint]:
                 value = (LIFTS[domain] if metric == "ecpm" else 0.01) + draw.gauss(0, error / 6)
                 points.append(
                     SeriesPoint(
-                        day=start + timedelta(days=number), domain=domain, arm="challenger", metric=metric,
-                        users=1700 * (number + 1), value=value, low=value - error, high=value + error, reason=None,
+                        day=start + timedelta(days=number),
+                        domain=domain,
+                        arm="challenger",
+                        metric=metric,
+                        users=1700 * (number + 1),
+                        value=value,
+                        low=value - error,
+                        high=value + error,
+                        reason=None,
                     )  # fmt: skip
                 )
     return points
@@ -215,7 +230,15 @@ def example_drift() -> dict[str, Any]:
 
 def nights() -> list[NightRecord]:
     now = datetime.now(UTC)
-    seconds = {"tables": 12.1, "train-adi": 96.4, "train-dsfm": 311.0, "evaluate": 20.8, "export": 9.4, "index": 14.2, "publish": 3.3}
+    seconds = {
+        "tables": 12.1,
+        "train-adi": 96.4,
+        "train-dsfm": 311.0,
+        "evaluate": 20.8,
+        "export": 9.4,
+        "index": 14.2,
+        "publish": 3.3,
+    }
     passed = [
         Gate(name="auc lead", domain=name, value=0.11 + at / 100, threshold=0.04, passed=True) for at, name in enumerate(DOMAINS)
     ]
@@ -233,8 +256,13 @@ def nights() -> list[NightRecord]:
         ]  # fmt: skip
         found.append(
             NightRecord(
-                night=f"{started:%Y%m%dT%H%M%S.%f}Z", status="held back" if held else "done", started=started,
-                ended=started + timedelta(seconds=512), updated=started + timedelta(seconds=512), seconds=512.3, recipes=recipes,
+                night=f"{started:%Y%m%dT%H%M%S.%f}Z",
+                status="held back" if held else "done",
+                started=started,
+                ended=started + timedelta(seconds=512),
+                updated=started + timedelta(seconds=512),
+                seconds=512.3,
+                recipes=recipes,
                 steps=[NightStep(name=name, seconds=took, reused=name == "tables" and held) for name, took in seconds.items()],
                 experiments=[NightExperiment(experiment="ranker-test", words="promote challenger: ecpm of 'challenger' rose")],
             )  # fmt: skip
