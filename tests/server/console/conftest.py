@@ -1,4 +1,4 @@
-"""The console's gateway and a browser, one of each a file: a browser's event loop must not outlive the file that uses it."""
+"""The console's gateway and a browser, one of each for this directory: a browser's event loop must not meet tests with their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from deploy.redis_local import LocalRedis
 from tests.server.console.browser import CHROMIUM, DESKTOP, chromium
@@ -19,7 +19,7 @@ PATIENCE_MS = 30_000  # for a busy machine; what comes, comes sooner
 expect.set_options(timeout=PATIENCE_MS)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     home = tmp_path_factory.mktemp("console")
     server = LocalRedis(home / "redis").start()
@@ -28,7 +28,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     server.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         if os.environ.get("MDREC_BROWSER_TESTS") == "required":
@@ -38,17 +38,33 @@ def browser() -> Iterator[Browser]:
         yield one
 
 
+@pytest.fixture(scope="package")
+def contexts(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
+    """One context for each set of options: its pages share a process and what was compiled, and no session."""
+    made: dict[str, BrowserContext] = {}
+
+    def context(**options: object) -> BrowserContext:
+        key = repr(sorted(options.items()))
+        if key not in made:
+            made[key] = browser.new_context(**{**DESKTOP, "reduced_motion": "reduce", **options})
+            made[key].set_default_timeout(PATIENCE_MS)
+        return made[key]
+
+    yield context
+    for one in made.values():
+        one.close()
+
+
 @pytest.fixture
-def open_page(browser: Browser, gateway: Running) -> Iterator[Open]:
-    """open_page(view, token=BOB, **options of the browser's context): a page of an operator's own, logged in. What it writes to its
-    console as an error, and every script that fails, fails the test."""
-    contexts, wrong = [], []
+def open_page(contexts: Callable[..., BrowserContext], gateway: Running) -> Iterator[Open]:
+    """open_page(view, token=BOB, **options of the browser's context): a page of an operator's own, logged in. What it
+    writes to its console as an error, and every script that fails, fails the test."""
+    pages: list[Page] = []
+    wrong: list[str] = []
 
     def opened(view: str = "", token: str | None = ADA, **options: object) -> Page:
-        context = browser.new_context(**{**DESKTOP, "reduced_motion": "reduce", **options})
-        contexts.append(context)
-        context.set_default_timeout(PATIENCE_MS)
-        page = context.new_page()
+        page = contexts(**options).new_page()
+        pages.append(page)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda message: wrong.append(message.text) if _bad(message.type, message.text) else None)
         if token is not None:  # as after a login, which has a test of its own
@@ -58,8 +74,9 @@ def open_page(browser: Browser, gateway: Running) -> Iterator[Open]:
         return page
 
     yield opened
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.evaluate("localStorage.clear()")
+        page.close()
     assert wrong == []
 
 

@@ -6,45 +6,45 @@ import sys
 import tempfile
 from pathlib import Path
 
+from playwright.sync_api import Page
+
 from deploy.redis_local import LocalRedis
 from tests.server.console.browser import DESKTOP, PHONE, chromium, log_in
 from tests.server.console.world import ADA, ask_around, console_gateway
 
-VIEWS = (
-    "",
-    "experiments",
-    "experiments/ranker-test",
-    "experiments/depth",
-    "domains",
-    "requests",
-    "drift",
-    "events",
-    "bundles",
-    "nights",
-    "audit",
-)
+EVERY = (
+    "", "experiments", "experiments/ranker-test", "experiments/depth", "definitions", "domains", "requests/example", "drift",
+    "events", "bundles", "nights", "audit",
+)  # fmt: skip
+KINDS = (("desktop", DESKTOP, "light"), ("dark", DESKTOP, "dark"), ("phone", PHONE, "light"))
 
 
 def main(directory: Path, every: bool) -> None:
+    """An experiment in three kinds and one request; or each view in each kind."""
     with tempfile.TemporaryDirectory() as home:
         server = LocalRedis(Path(home) / "redis").start()
         with console_gateway(Path(home), server.url) as served, chromium() as browser:
             ask_around(served)
             served.recommend("u3", "feed", k=5, explain=True, request_id="example", context={"hour": "12"})
-            for name, options, dark in (("desktop", DESKTOP, False), ("dark", DESKTOP, True), ("phone", PHONE, False)):
-                context = browser.new_context(**options, color_scheme="dark" if dark else "light", reduced_motion="reduce")
-                page = context.new_page()
-                page.on("console", lambda message: message.type in ("error", "warning") and print(message.text, file=sys.stderr))
+            for kind, options, scheme in KINDS:
+                page = browser.new_context(**options, color_scheme=scheme, reduced_motion="reduce").new_page()
                 page.on("pageerror", lambda error: print(error, file=sys.stderr))
                 log_in(page, served.url, ADA)
-                for view in VIEWS if every else ("experiments/ranker-test",):
-                    page.goto(f"{served.url}/console/#/{view}{'/example' if view == 'requests' else ''}")
-                    page.locator("main[aria-busy]").wait_for(state="detached")
-                    page.locator("main h1").wait_for()
-                    page.wait_for_load_state("networkidle")
-                    title = f"console-{name}-{view.replace('/', '-') or 'overview'}.png" if every else f"console-{name}.png"
-                    page.screenshot(path=directory / title, full_page=every)
+                for view in EVERY if every else ("experiments/ranker-test",):
+                    _show(page, view)
+                    name = f"console-{kind}-{view.replace('/', '-') or 'overview'}" if every else f"console-{kind}"
+                    page.screenshot(path=directory / f"{name}.png", full_page=True)
+                if kind == "desktop" and not every:
+                    _show(page, "requests/example")
+                    page.get_by_label("Ad id").fill("a19")
+                    page.screenshot(path=directory / "console-request.png", full_page=True)
         server.stop()
+
+
+def _show(page: Page, view: str) -> None:
+    page.evaluate("view => { location.hash = '#/' + view }", view)
+    page.locator("main:not([aria-busy]) h1").wait_for()
+    page.wait_for_load_state("networkidle")
 
 
 if __name__ == "__main__":

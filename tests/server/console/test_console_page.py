@@ -198,7 +198,7 @@ def test_results_are_drawn_and_said(open_page: Open) -> None:
 
 
 def test_what_happens_meanwhile_is_shown_without_being_asked_for(open_page: Open) -> None:
-    page = open_page("drift")
+    page = open_page("drift", timezone_id="UTC")  # a context of its own: the clock is the context's
     expect(page.get_by_text("gathering").first).to_be_visible()
     answer_with(page, "**/admin/v1/drift*", example_drift())
     page.clock.install()

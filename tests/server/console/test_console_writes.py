@@ -188,12 +188,12 @@ def test_an_emergency_waits_for_no_version_and_asks_once(open_page: Open, gatewa
     assert asked(gateway, "GET", "experiments").json()["active"]
     page.get_by_role("button", name="Kill switch…").click()
     confirm(page, "Kill all experiments", "clicks fall")
-    expect(page.get_by_text("The kill switch is on")).to_be_visible()
+    expect(page.locator("main").get_by_text("The kill switch is on")).to_be_visible()
     expect(page.locator("#bell")).to_contain_text("1")
     assert not asked(gateway, "GET", "experiments").json()["active"] and gateway.recommend()["arms"] == []
     page.get_by_role("button", name="Restore experiments…").click()
     confirm(page, "Restore")
-    expect(page.get_by_text("The kill switch is on")).to_have_count(0)
+    expect(page.locator("main").get_by_text("The kill switch is on")).to_have_count(0)
 
 
 def test_an_experiment_is_paused_resumed_promoted_and_taken_back(open_page: Open, gateway: Running) -> None:

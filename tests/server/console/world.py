@@ -107,8 +107,15 @@ def example_report(key: str, broken: bool = False, breached: bool = False) -> Re
         control="control",
         arms=[ArmShare(arm="control", recipe="adi+dsfm", share=0.2), ArmShare(arm="challenger", recipe=OTHER, share=0.2)],
         plan=PlanData(
-            primary="ecpm", guardrails={"ctr": 0.01}, least_lift=0.02, planned_units=10_000, confidence=0.95, power=0.8,
-            sequential=True, min_units=1000, declared=start,
+            primary="ecpm",
+            guardrails={"ctr": 0.01},
+            least_lift=0.02,
+            planned_units=10_000,
+            confidence=0.95,
+            power=0.8,
+            sequential=True,
+            min_units=1000,
+            declared=start,
         ),
         metrics=[MetricData(name=name, meaning=text, kind="ratio", better="up") for name, text in METRICS.items()],
         decision=DecisionData(action=action, arm=arm, reasons=reasons, words=f"{action} {arm or ''}: {reasons[0]}"),
@@ -124,7 +131,7 @@ def example_report(key: str, broken: bool = False, breached: bool = False) -> Re
         cap=12.5,
         cap_reason=None,
         series=_series(start),
-    )  # fmt: skip
+    )
 
 
 def _slice(domain: str | None, broken: bool, breached: bool) -> SliceData:
@@ -153,9 +160,18 @@ def _slice(domain: str | None, broken: bool, breached: bool) -> SliceData:
 def _arm(arm: str, recipe: str, users: int, scale: float, lifts: dict[str, LiftData], guardrails: list[GuardrailData]) -> ArmData:
     values = {"pv": _value(23.4), "ctr": _value(0.0331), "ecpm": _value(61.2 * scale)}
     return ArmData(
-        arm=arm, recipe=recipe, users=users, requests=users * 6, impressions=users * 23, clicks=round(users * 0.77),
-        conversions=users // 40, revenue=users * 1.43 * scale, values=values, lifts=lifts, guardrails=guardrails,
-    )  # fmt: skip
+        arm=arm,
+        recipe=recipe,
+        users=users,
+        requests=users * 6,
+        impressions=users * 23,
+        clicks=round(users * 0.77),
+        conversions=users // 40,
+        revenue=users * 1.43 * scale,
+        values=values,
+        lifts=lifts,
+        guardrails=guardrails,
+    )
 
 
 def _value(value: float) -> Interval:
@@ -197,7 +213,7 @@ def _series(start: date) -> list[SeriesPoint]:
                         low=value - error,
                         high=value + error,
                         reason=None,
-                    )  # fmt: skip
+                    )
                 )
     return points
 
@@ -250,7 +266,10 @@ def nights() -> list[NightRecord]:
         recipes = [
             NightRecipe(recipe="adi+dsfm", bundle_id="b1", published=True, gates=passed),
             NightRecipe(
-                recipe=OTHER, bundle_id=None if held else "b2", published=not held, gates=[*passed[:3], failed] if held else passed,
+                recipe=OTHER,
+                bundle_id=None if held else "b2",
+                published=not held,
+                gates=[*passed[:3], failed] if held else passed,
                 why="1 gate failed: auc lead in mail: 0.01 against 0.05" if held else None,
             ),
         ]  # fmt: skip
@@ -265,6 +284,6 @@ def nights() -> list[NightRecord]:
                 recipes=recipes,
                 steps=[NightStep(name=name, seconds=took, reused=name == "tables" and held) for name, took in seconds.items()],
                 experiments=[NightExperiment(experiment="ranker-test", words="promote challenger: ecpm of 'challenger' rose")],
-            )  # fmt: skip
+            )
         )
     return found
