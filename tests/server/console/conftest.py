@@ -1,4 +1,4 @@
-"""The console's gateway and a browser, one of each for this directory: a browser's event loop must not meet tests with their own."""
+"""The console's gateway and a browser, one of each for this directory: its event loop must not meet tests that run their own."""
 
 from __future__ import annotations
 

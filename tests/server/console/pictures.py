@@ -37,6 +37,7 @@ def main(directory: Path, every: bool) -> None:
                 if kind == "desktop" and not every:
                     _show(page, "requests/example")
                     page.get_by_label("Ad id").fill("a19")
+                    page.evaluate("window.scrollTo(0, 0)")
                     page.screenshot(path=directory / "console-request.png", full_page=True)
         server.stop()
 

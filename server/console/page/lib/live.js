@@ -6,7 +6,7 @@ import { failure } from "./parts.js";
 
 /** {element, look}: ask() is called now by look() and then again; draw(body) gives what is shown. Until `signal` ends it. */
 export function live(ask, draw, signal, periodMs = 10_000) {
-  const element = h("div", { class: "stack live" });
+  const element = h("div", { class: "live" });
   let drawn;
 
   async function look() {

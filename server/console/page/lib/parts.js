@@ -43,7 +43,7 @@ export function table({ caption, columns, rows, rowClass, hideCaption }) {
     h(
       "table",
       null,
-      h("caption", { class: hideCaption && "hidden" }, caption),
+      h("caption", { class: hideCaption && "hidden" }, h("span", null, caption)),
       h("thead", null, h("tr", null, columns.map((one) => h("th", { scope: "col", class: one.kind }, one.name)))),
       h(
         "tbody",

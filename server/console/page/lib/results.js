@@ -14,7 +14,7 @@ const ALL = "all domains";
 
 /** Kept up to date until `signal` says that the view was left. */
 export async function results(one, signal) {
-  const holder = h("div", { class: "stack results" });
+  const holder = h("div", { class: "results" });
   const path = `admin/v1/experiments/${part(one.key)}/report`;
   const chosen = { metric: null, arm: null, domain: null };
   let drawn = null;

@@ -18,7 +18,7 @@ export async function bundles({ signal, refresh }) {
     body.bundles.filter((one) => one.refused).map((one) => h("div", { role: "alert" }, notice("bad", `${one.bundle_id} was refused`, h("p", null, `${one.refused} The one before goes on serving.`)))),
     body.damaged.length > 0 && notice("warn", "Bundles that cannot be read", body.damaged.map((one) => h("p", null, id(one.bundle_id), ` ${one.why}`))),
     all.length > 0 && card("Recipes", { lead: "Which bundle serves each recipe. The champion answers outside every experiment." }, recipes(all, champion, refresh)),
-    body.bundles.length ? h("div", { class: "stack live" }, body.bundles.map((one) => bundle(one, all, refresh))) : empty("No bundle yet", "Run a night: ", h("code", null, "mdrec nightly --data DIR"), "."),
+    body.bundles.length ? h("div", { class: "live" }, body.bundles.map((one) => bundle(one, all, refresh))) : empty("No bundle yet", "Run a night: ", h("code", null, "mdrec nightly --data DIR"), "."),
   );
 }
 

@@ -1,20 +1,22 @@
 // Why this ad, why not that one: one request's record, by its id or made now.
 
 import { part, read, send } from "../lib/api.js";
-import { h, link, replace } from "../lib/dom.js";
+import { h, link, replace, say } from "../lib/dom.js";
 import { card, empty, failure, field, notice, select, view } from "../lib/parts.js";
 import { record } from "../lib/record.js";
 
 export async function requests({ parts: [requestId], signal }) {
   const { body } = await read("v1/domains", { signal });
-  const shown = h("div", { class: "stack", "aria-live": "polite" });
+  const shown = h("div", { class: "live", hidden: !requestId });
   const known = h("input", { type: "text", name: "request", autocomplete: "off", spellcheck: "false", required: true, value: requestId ?? "" });
 
   async function look(id) {
+    shown.hidden = false;
     replace(shown, h("p", { class: "busy" }, "Loading…"));
     try {
       const { body: found } = await read(`v1/requests/${part(id)}`, { signal });
       replace(shown, record(found));
+      say(`${found.candidates.length} candidates of request ${id}.`);
     } catch (error) {
       if (error.name === "AbortError") return;
       const remedy = empty("There is no record of this request", error.message, ". Records are kept for requests sent with explain, and for a sample (MDREC_RECORD_SHARE), until MDREC_RECORD_SECONDS have passed.");
@@ -31,6 +33,7 @@ export async function requests({ parts: [requestId], signal }) {
   if (requestId) look(requestId);
   return view(
     { title: "Requests", lead: "Every candidate of one answer: where it left, and why." },
+    shown,
     h(
       "div",
       { class: "halves" },
@@ -41,7 +44,6 @@ export async function requests({ parts: [requestId], signal }) {
       ),
       body.domains.length ? trial(body.domains) : card("Ask now", {}, empty("No domain is served yet", "Run a night first: mdrec nightly --data DIR.")),
     ),
-    shown,
   );
 }
 
