@@ -190,6 +190,7 @@ def _lift(value: float, error: float) -> LiftData:
         cuped_used=True,
         always_valid=always,
         judged=always,
+        p_value=math.erfc(abs(value) / error / 2),
         holm_p=min(1.0, 3 * math.erfc(abs(value) / error / 2)),
     )
 
