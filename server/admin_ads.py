@@ -17,6 +17,7 @@ from server.ad_records import VersionMoved
 from server.bundle import Bundle
 from server.errors import Problem, overloaded
 from server.gateway import Gateway
+from server.header_text import HeaderText
 from server.openapi import problems
 from server.operators import Operator
 from server.redis_door import FAILURES
@@ -26,7 +27,7 @@ _NAMED = 5  # ads that an error lists
 
 Record = Callable[[str, str, dict[str, list[Any]]], Awaitable[None]]
 IfMatch = Annotated[str | None, Header()]
-Why = Annotated[str, Header(description="goes into the audit record")]
+Why = Annotated[HeaderText, Header(description="goes into the audit record; RFC 8187 where it is not Latin-1")]
 AdIds = Annotated[list[str], Query(min_length=1, max_length=MAX_CHANGES)]
 
 

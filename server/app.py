@@ -21,6 +21,7 @@ from contracts.processes import follow
 from server import admin, catalogue, errors, heap, openapi, outcomes, recommend
 from server.ads import AdsToday
 from server.canaries import Canaries
+from server.console import routes as console
 from server.device import Device
 from server.edge import Edge
 from server.experiments import Experiments
@@ -131,7 +132,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.gateway = gateway
-    for part in (recommend, outcomes, catalogue, admin, ofrep):
+    for part in (recommend, outcomes, catalogue, admin, ofrep, console):
         app.include_router(part.router(gateway))
     errors.install(app)
     openapi.install(app)

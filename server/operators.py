@@ -14,6 +14,7 @@ from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from server.errors import Problem
+from server.header_text import HeaderText
 from server.settings import Settings, named_tokens
 
 _bearer = HTTPBearer(auto_error=False, description="a token of MDREC_OPERATOR_TOKENS, or MDREC_OPERATOR_TOKEN")
@@ -27,7 +28,7 @@ def guard(settings: Settings) -> Callable[..., None]:
     def check(
         request: Request,
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-        x_operator: Annotated[str, Header(description="your name, where the token does not say it")] = "operator",
+        x_operator: Annotated[HeaderText, Header(description="your name, where the token does not say it")] = "operator",
     ) -> None:
         if shared is None and not named:
             detail = "no operator token is configured; set MDREC_OPERATOR_TOKENS or MDREC_OPERATOR_TOKEN to enable /admin/v1"

@@ -11,7 +11,7 @@ import redis
 
 from deploy.redis_local import LocalRedis
 
-_TOGETHER = ("tests/e2e/", "tests/server/test_fused")  # files that share nights, or kernels that the first of them compiles
+_TOGETHER = ("tests/e2e/", "tests/server/test_fused", "tests/server/console/")  # they share nights, compiled kernels, a browser
 _FIRST = ("tests/e2e/", "tests/test_readme.py")  # the longest: begun last, they would keep one process busy and the other idle
 
 

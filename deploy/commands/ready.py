@@ -33,7 +33,9 @@ def _watch(base: str, started: float) -> None:
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             time.sleep(_POLL_SECONDS)
     print(
-        f"mdrec is ready on {base} after {time.perf_counter() - started:.1f} s; API docs {base}/docs; Ctrl-C stops it", flush=True
+        f"mdrec is ready on {base} after {time.perf_counter() - started:.1f} s; "
+        f"console {base}/console; API docs {base}/docs; Ctrl-C stops it",
+        flush=True,
     )
     for request in _examples():
         body = shlex.quote(json.dumps(request, ensure_ascii=False))
