@@ -241,9 +241,10 @@ def search_parameters(nprobe: int | None, eligible_N: Mask | None = None) -> Any
 
 
 def ordered(scores_BK: Matrix, rows_BK: Rows) -> Found:
-    """FAISS's answer in this protocol's order: best first, equal scores by row, padding (-inf, -1) last. It is best first
-    already: where no two scores are equal, which is nearly always, there is nothing to do."""
-    if (scores_BK[:, 1:] < scores_BK[:, :-1]).all() and (rows_BK[:, -1] >= 0).all():
+    """FAISS's answer in this protocol's order: best first, equal scores by row, padding (-inf, -1) last; rows of -1 may stand
+    anywhere and have any score. FAISS gives the best first: where no two scores are equal, which is nearly always, and no row is
+    missing there is nothing to do."""
+    if (scores_BK[:, 1:] < scores_BK[:, :-1]).all() and (rows_BK >= 0).all():
         return Found(scores_BK, rows_BK)
     keys_BK = _keys(np.where(rows_BK < 0, np.float32(-np.inf), scores_BK), rows_BK)
     keys_BK.sort(axis=1)

@@ -11,6 +11,7 @@ The ladder, each rung named in `degraded`:
     popular    nothing retrieved: the domain's popular ads
     rank       the ranker failed: retrieval order
     explore    the arm draws its slates (exploration.py), and this one was not: the ranked slate
+    interleave one of two recipes to interleave failed, was late or degraded: the other's slate
     deadline   the caller's time was up before ranking: retrieval order
 """
 

@@ -43,7 +43,7 @@ def test_every_command_it_names_is_real(command: str) -> None:
 def test_every_rung_is_explained() -> None:
     table = GUIDE.split("## Degraded answers")[1].split("##")[0]
     explained = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
-    ladder = re.findall(r"^    (\w+)  ", pipeline.__doc__ or "", re.MULTILINE)
+    ladder = re.findall(r"^    (\w+) +\w", pipeline.__doc__ or "", re.MULTILINE)
     assert set(explained) == {*ladder, "record"}
     source = "".join(path.read_text() for path in (REPOSITORY / "server").glob("*.py"))
     for rung in explained:

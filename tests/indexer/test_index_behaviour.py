@@ -404,3 +404,11 @@ def test_a_kept_kernel_that_cannot_be_used_is_thrown_away_and_compiled(tmp_path:
     failures.append(EOFError("again"))
     with pytest.raises(EOFError, match="again"):  # nothing was kept: the cache is not what is wrong
         coded_lists._kernel(64)
+
+
+def test_a_device_leaves_out_the_best_ad_when_it_is_barred() -> None:
+    """No two scores are equal, so that nothing but the bar asks for another order."""
+    vectors = np.arange(1, 41, dtype=np.float32)[:, None] * np.ones((1, 4), np.float32)
+    eligible = np.arange(40) != 39
+    found = gpu(ivf(vectors)).search(np.ones((1, 4), np.float32), 3, eligible)
+    assert found.rows.tolist() == [[38, 37, 36]]

@@ -1,4 +1,4 @@
-"""The console's gateway and a browser, one of each for this directory: its event loop must not meet tests that run their own."""
+"""The console's gateway and a browser, one of each a file: its event loop must be gone before other tests run theirs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATIENCE_MS = 30_000  # for a busy machine; what comes, comes sooner
 expect.set_options(timeout=PATIENCE_MS)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     home = tmp_path_factory.mktemp("console")
     server = LocalRedis(home / "redis").start()
@@ -28,7 +28,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     server.stop()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         if os.environ.get("MDREC_BROWSER_TESTS") == "required":
@@ -38,7 +38,7 @@ def browser() -> Iterator[Browser]:
         yield one
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def contexts(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
     """One context for each set of options: its pages share a process and what was compiled, and no session."""
     made: dict[str, BrowserContext] = {}
