@@ -5,9 +5,9 @@ from __future__ import annotations
 import faiss
 import numpy as np
 import pytest
-from index_world import MAKERS, MakeIndex
+from index_world import MAKERS, MakeIndex, ivf
 
-from indexer.index import Matrix
+from indexer.index import FaissCpuIndex, Matrix
 
 
 @pytest.fixture(params=MAKERS)
@@ -30,3 +30,10 @@ def queries() -> Matrix:
 @pytest.fixture(autouse=True)
 def _one_faiss_thread() -> None:
     faiss.omp_set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def narrow() -> FaissCpuIndex:
+    """5,000 ads in 64 lists, one visited."""
+    vectors = np.random.default_rng(4).standard_normal((5000, 16)).astype(np.float32)
+    return ivf(vectors, nlist=64, nprobe=1)
