@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from abtest.compare import compare
+from abtest.estimate import Estimate, difference
 from abtest.metrics import METRICS
-from abtest.simulate import FIRST_DAY_OF_CRASH, World, true_lifts
+from abtest.plan import Plan
+from abtest.simulate import FIRST_DAY_OF_CRASH, World, draw, true_lifts
 from abtest.validate import ALL_DOMAINS, METHODS, predicted_power, validate
 from abtest.validation_table import tables
 
@@ -40,3 +44,14 @@ def test_the_planted_lifts_are_the_laws() -> None:
     clicks = [visits * rate for visits, rate in zip(uneven.visits, uneven.click_rate, strict=True)]
     assert true_lifts(uneven, ["ctr"]) == {"ctr": pytest.approx(0.1 * clicks[0] / sum(clicks))}
     assert true_lifts(World(lift=0.2), ["ppc", "ctr", "converted"]) == {"ctr": pytest.approx(0.2), "ppc": 0.0}
+
+
+def test_what_is_corrected_is_the_p_value_of_the_difference_at_one_look_and_the_always_valid_one_at_every_look() -> None:
+    (last,) = draw(World(users=600, days=2, lift=0.5), np.random.default_rng(0)).tallies(days=[1])
+    treated, control = last["treated"], last["control"]
+    once = compare(treated, control, "ppc", Plan(sequential=False, guardrails={}))  # which the past does not help
+    apart = difference(treated.statistic("ppc"), control.statistic("ppc"))
+    assert isinstance(apart, Estimate) and isinstance(once.plain, Estimate) and not once.adjusted_helps
+    assert once.p_value == apart.p_value != once.plain.p_value
+    always = compare(treated, control, "ppc", Plan(guardrails={}))
+    assert isinstance(always.always_valid, Estimate) and always.p_value == always.always_valid.p_value
