@@ -21,8 +21,6 @@ from trainer.tables import Tables
 from trainer.two_tower import TwoTower
 
 QUERIES = 500  # users whose embeddings measure an index's recall: standard error .01 at most
-RECALL_AT = 100
-RECALL_GATE = 0.95
 AGREEMENT_ROWS = 10_000
 GOLDEN_ROWS = 8
 SIDES: tuple[BlockName, ...] = ("user", "ad")
@@ -105,7 +103,7 @@ def build_indices(tables: Tables, directory: Path, seed: int, memory: Path) -> l
     for number, name in enumerate(tables.domains):
         folder = directory / domain_directory(number)
         queries = sample_queries(tables, folder, number, seed)
-        index = build_domain(folder, name, queries, recall_at=RECALL_AT, recall_gate=RECALL_GATE, seed=seed, memory=memory)
+        index = build_domain(folder, name, queries, seed=seed, memory=memory)
         entries.append(DomainEntry(name=name, directory=domain_directory(number), ads=index.size, index=index))
     return entries
 

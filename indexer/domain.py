@@ -20,21 +20,21 @@ def build_domain(
     directory: Path,
     name: str,
     queries_QE: Matrix,
-    recall_at: int = 100,
-    recall_gate: float = 0.95,
+    k: int = 500,
+    recall_gate: float = 0.98,
     spec: IndexSpec | None = None,
     seed: int = 0,
     workers: int = 1,
-    k: int = 500,
     memory: Path | None = None,
 ) -> IndexEntry:
     """Embed the ads of domain `name` and write `directory`/index.npy (lists/ beside it, where it has them) or index.faiss; the
     entry's `file` is relative to `directory`, which is a bundle's domains/<i> with ad_tower.onnx, ads/codes.npy and
     ads/dense.npy in place.
 
-    queries_QE: (Q, E) float32 user embeddings of this domain, a sample of those it will be asked with; spec: by default
-    the fastest for `k` ads a request (sweep.py, with what is in `memory`). Equal inputs and spec give equal bytes. Raises
-    BadInput for a domain without ads or queries, WorkFailed for unusable embeddings or when nothing reaches the gate.
+    queries_QE: (Q, E) float32 user embeddings of this domain, a sample of those it will be asked with; k: ads a request
+    asks for: of exact search's k the index must find the share recall_gate; spec: by default the fastest (sweep.py, with what
+    is in `memory`). Equal inputs and spec give equal bytes. Raises BadInput for a domain without ads or queries, WorkFailed
+    for unusable embeddings or when nothing reaches the gate.
     """
     started = time.perf_counter()
     codes_AI, dense_AN = load_array(directory / "ads" / "codes.npy"), load_array(directory / "ads" / "dense.npy")
@@ -44,9 +44,9 @@ def build_domain(
         raise BadInput(f"domain {name!r}: ads/codes.npy has {len(codes_AI)} rows, ads/dense.npy {len(dense_AN)}")
     vectors_AE = embed(open_session(directory / "ad_tower.onnx"), {"ad_codes": codes_AI, "ad_dense": dense_AN}, workers=workers)
     if spec is None:
-        swept = fastest(vectors_AE, queries_QE, Wanted(name, k, recall_at, recall_gate, memory_budget(), seed), memory)
+        swept = fastest(vectors_AE, queries_QE, Wanted(name, k, recall_gate, memory_budget(), seed), memory)
     else:
-        swept = Swept(spec, *build_index(vectors_AE, queries_QE, spec, name, recall_at, recall_gate, seed), [])
+        swept = Swept(spec, *build_index(vectors_AE, queries_QE, spec, name, k, recall_gate, seed), [])
     file, parameters = "index.npy", {}
     if isinstance(swept.index, FaissCpuIndex):
         file, parameters = "index.faiss", {"nlist": swept.index.nlist, "nprobe": int(swept.index.nprobe or 0)}
@@ -59,7 +59,7 @@ def build_domain(
         parameters=parameters,
         dimension=swept.index.dimension,
         size=swept.index.size,
-        recall_at=recall_at,
+        recall_at=min(k, swept.index.size),
         recall=swept.recall,
         recall_gate=recall_gate,
         build_seconds=time.perf_counter() - started,

@@ -39,12 +39,11 @@ _MEMORY_SHARE = 0.25  # of the machine's memory, for one domain's index
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the index of domain `name` must do. k: ads a request asks for; recall_at, recall_gate: what it must find of exact
-    search's."""
+    """What the index of domain `name` must do. k: ads a request asks for; recall_gate: share of exact search's k that it
+    must find."""
 
     name: str
     k: int
-    recall_at: int
     recall_gate: float
     memory_bytes: int
     seed: int = 0
@@ -86,7 +85,7 @@ def fastest(vectors_AE: Matrix, queries_QE: Matrix, wanted: Wanted, memory: Path
 def _build(
     vectors_AE: Matrix, queries_QE: Matrix, spec: IndexSpec, wanted: Wanted, trained: Any = None
 ) -> tuple[StoredIndex, float]:
-    return build_index(vectors_AE, queries_QE, spec, wanted.name, wanted.recall_at, wanted.recall_gate, wanted.seed, trained)
+    return build_index(vectors_AE, queries_QE, spec, wanted.name, wanted.k, wanted.recall_gate, wanted.seed, trained)
 
 
 def _measured(
@@ -156,7 +155,7 @@ def _key(vectors_AE: Matrix, wanted: Wanted) -> str:
     """What decides a verdict; the size to a quarter of an octave."""
     n, dimension = vectors_AE.shape
     size = round(_SIZES_AN_OCTAVE * float(np.log2(n)))
-    facts = [wanted.name, size, dimension, wanted.k, wanted.recall_at, wanted.recall_gate, wanted.memory_bytes]
+    facts = [wanted.name, size, dimension, wanted.k, wanted.recall_gate, wanted.memory_bytes]
     return hashlib.sha256(json.dumps([*facts, _machine(), faiss.__version__]).encode()).hexdigest()[:32]
 
 

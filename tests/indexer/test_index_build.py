@@ -31,7 +31,7 @@ def domain(tmp_path: Path) -> Domain:
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.kind)
 def test_the_built_index_opens_and_finds_what_exact_search_finds(domain: Domain, spec: IndexSpec) -> None:
-    entry = build_domain(domain.directory, "feed", domain.queries, recall_at=20, recall_gate=0.9, spec=spec)
+    entry = build_domain(domain.directory, "feed", domain.queries, k=20, recall_gate=0.9, spec=spec)
     assert (entry.kind, entry.size, entry.dimension, entry.recall_at, entry.recall_gate) == (spec.kind, 3000, 16, 20, 0.9)
     assert (domain.directory / entry.file).is_file() and entry.build_seconds > 0
     found = open_index(entry, domain.directory).search(domain.queries, 20).rows

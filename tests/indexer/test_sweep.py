@@ -20,7 +20,7 @@ from indexer.index import FaissCpuIndex, Index, Matrix, open_index
 from indexer.policy import EXACT, EXACT_BELOW, IndexSpec, candidates
 from indexer.sweep import Swept, Wanted, fastest
 
-WANTED = Wanted("feed", k=20, recall_at=20, recall_gate=0.9, memory_bytes=1 << 30)
+WANTED = Wanted("feed", k=20, recall_gate=0.9, memory_bytes=1 << 30)
 PLENTY = 1 << 40
 
 
@@ -123,7 +123,7 @@ def test_after_its_time_no_further_candidate_is_begun(domain: Domain, monkeypatc
 
 def test_the_measured_choice_is_served_and_stands_in_the_entry(domain: Domain) -> None:
     """With the real clock: whichever wins, it opens, and it is the point marked as chosen."""
-    entry = build_domain(domain.directory, "feed", domain.queries, 20, 0.9, k=20)
+    entry = build_domain(domain.directory, "feed", domain.queries, 20, 0.9)
     (chosen,) = (point for point in entry.swept if point.chosen)
     assert len(entry.swept) == 7 and chosen.kind == entry.kind and chosen.nlist == entry.parameters.get("nlist", 0)
     assert all(point.milliseconds > 0 and point.bytes > 0 for point in entry.swept)
