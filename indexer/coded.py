@@ -104,8 +104,9 @@ class CodedIndex:
                 return self.exact.search(query_BE, k, eligible_N)
             eligible = np.ascontiguousarray(eligible_N).view(np.uint8)
         keys_BK = np.full((len(query_BE), width), PADDING, dtype=np.int64)
-        for keys_K, query_E in zip(keys_BK, query_BE, strict=True):
-            found = self._keys(query_E, math.ceil(_SPARE * width), eligible)
+        middle_BL = query_BE @ self.lists.mean_LE.T
+        for keys_K, query_E, middle_L in zip(keys_BK, query_BE, middle_BL, strict=True):
+            found = self._keys(query_E, middle_L, math.ceil(_SPARE * width), eligible)
             found.sort()
             keys_K[: len(found)] = found[:width]
         return from_keys(keys_BK)
@@ -116,9 +117,8 @@ class CodedIndex:
         for one in fields(Lists):
             save_array(_file(path, one.name), getattr(self.lists, one.name))
 
-    def _keys(self, query_E: Matrix, k: int, eligible_N: np.ndarray[Any, np.dtype[np.uint8]]) -> Rows:
+    def _keys(self, query_E: Matrix, middle_L: Matrix, k: int, eligible_N: np.ndarray[Any, np.dtype[np.uint8]]) -> Rows:
         lists, length = self.lists, float(np.sqrt(query_E @ query_E))
-        middle_L = lists.mean_LE @ query_E
         bound_L = middle_L + np.float32(self.reach / 100 * length) * lists.spread_L
         stepped_E = query_E * lists.step_E
         scale = float(np.abs(stepped_E).max()) / _LARGEST_QUERY or 1.0

@@ -56,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
     redis = connect(settings.redis_url, settings.redis_write_timeout_ms)
     rows = RowReader(settings.redis_url)
     ads = AdsToday(redis, metrics)
-    device = Device(metrics.device_batch) if settings.device == "cuda" else None
+    device = Device(metrics.together) if settings.device == "cuda" else None
     pipeline = Pipeline(rows, ads, metrics, settings.redis_timeout_ms, settings.retrieve_k, device)
     scores = Scores(redis, metrics, settings.drift_reference_seconds)
     registry = Registry(settings.home, settings.device, metrics, pipeline.rehearse)

@@ -1,7 +1,7 @@
 """One thread that owns a GPU. Requests hand it work and wait without holding the event loop; what arrives while the device is
-busy and can be done together is done together, so batches grow with load and a lone request waits for nobody.
+busy and can be done together (together.py) is done together, so batches grow with load.
 
-A CPU gateway has none: its models answer inline (pipeline.py says why).
+A CPU gateway has none: its models answer on the event loop (pipeline.py says why).
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from prometheus_client import Histogram
 
+from server.together import Handler, handled
+
 _log = logging.getLogger("mdrec.server")
 
 MOST_TOGETHER = 64
-
-Handler = Callable[[Sequence[Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,6 @@ class Device:
         self._thread.start()
 
     async def do(self, kind: Hashable, handler: Handler, work: Any) -> None:
-        """Have `handler` called with a list that `work` is in, beside other work of its kind. Raises what it raised for this
-        one: of a list that fails, each is tried alone, so that one bad request harms no other."""
         loop = asyncio.get_running_loop()
         job = _Job(kind, handler, work, loop, loop.create_future())
         self._jobs.put(job)
@@ -84,20 +82,8 @@ class Device:
     def _handle(self, jobs: list[_Job]) -> None:
         if not jobs:
             return
-        if self._sizes is not None:
-            self._sizes.observe(len(jobs))
-        try:
-            jobs[0].handler([job.work for job in jobs])
-        except Exception as error:
-            if len(jobs) > 1:
-                _log.warning("%d jobs failed together, each is tried alone: %s", len(jobs), error)
-                for job in jobs:
-                    self._handle([job])
-                return
-            _tell(jobs[0], error)
-        else:
-            for job in jobs:
-                _tell(job, None)
+        for job, error in zip(jobs, handled(jobs[0].handler, [job.work for job in jobs], self._sizes), strict=True):
+            _tell(job, error)
 
 
 def _tell(job: _Job, error: Exception | None) -> None:

@@ -56,8 +56,11 @@ class Metrics:
             buckets=_REQUEST_SECONDS,
             registry=self._registry,
         )
-        self.device_batch = Histogram(
-            "mdrec_device_batch_requests", "Requests that one call on the GPU served.", buckets=_TOGETHER, registry=self._registry
+        self.together = Histogram(
+            "mdrec_together_requests",
+            "Requests that one run of a tower and one search served, or one call on the GPU.",
+            buckets=_TOGETHER,
+            registry=self._registry,
         )
         self.dropped = self._counter("mdrec_candidates_dropped", "Candidates dropped by the filter.", "reason", "domain")
         self.degraded = self._counter("mdrec_degraded", "Answers given from a lower rung.", "rung", "domain")

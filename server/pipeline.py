@@ -1,8 +1,9 @@
 """One request through its stages, timed and budgeted from outside.
 
-Models run inline on the event loop: a request computes for one or two milliseconds, a hop to a thread and back costs a
-tenth of that and lets threads of one process fight over the interpreter lock. Parallelism comes from workers, one a
-core. What must not block the loop (bundle loading) has a thread of its own (swap.py).
+Models run on the event loop: a request computes for a few milliseconds, a hop to a thread and back costs a tenth of one
+and lets threads of one process fight over the interpreter lock. Requests whose rows came together are retrieved together
+(together.py), and then ranked one by one, each when its turn comes and its caller still waits. Parallelism comes from
+workers, one a core. What must not block the loop (bundle loading) has a thread of its own (swap.py).
 
 The ladder, each rung named in `degraded`:
     sticky     what sticky experiments remember could not be read: the hash chose the arms
@@ -33,11 +34,12 @@ from contracts.keys import user_row
 from server import features, stages
 from server.ads import AdsToday
 from server.bundle import Bundle, DomainModel
-from server.device import Device, Handler
+from server.device import Device
 from server.errors import Problem
 from server.metrics import Metrics
 from server.redis_door import RowReader, RowUnavailable
 from server.stages import Work
+from server.together import Meeting, Together
 
 _log = logging.getLogger("mdrec.server")
 
@@ -109,6 +111,7 @@ class Pipeline:
         device: Device | None = None,
     ) -> None:
         self._device = device
+        self._retrieving: Together = device or Meeting(metrics.together)
         self._rows, self._ads = rows, ads
         self._metrics = metrics
         self._redis_seconds = redis_timeout_ms / 1000
@@ -193,9 +196,8 @@ class Pipeline:
         with watch("encode"):
             stages.encode(work)
         with watch("retrieve"):
-            await self._attempt(
-                "popular", work, self._compute("retrieve", work.domain, stages.retrieve_together, (work, count, excluded))
-            )
+            asked = self._retrieving.do(("retrieve", id(work.domain)), stages.retrieve_together, (work, count, excluded))
+            await self._attempt("popular", work, asked)
         with watch("filter"):
             stages.filter_ads(work, count, excluded)
         if not len(work.rows):
@@ -218,7 +220,7 @@ class Pipeline:
             if perf_counter() > deadline:
                 work.degraded.append("deadline")
             else:
-                await self._attempt("rank", work, self._compute("rank", work.bundle, stages.rank_together, work))
+                await self._attempt("rank", work, self._ranked(work))
         if work.p_click is None:
             stages.keep_retrieval_order(work)
 
@@ -230,12 +232,11 @@ class Pipeline:
             _log.exception("no %s in domain %r of %s", rung, work.domain.name, work.bundle.bundle_id)
             work.degraded.append(rung)
 
-    async def _compute(self, stage: str, among: object, handler: Handler, work: Any) -> None:
-        """Here, or on the GPU beside other requests that ask the same of `among`, a domain or a bundle that the work holds."""
+    async def _ranked(self, work: Work) -> None:
         if self._device is None:
-            handler([work])
+            stages.rank(work)
         else:
-            await self._device.do((stage, id(among)), handler, work)
+            await self._device.do(("rank", id(work.bundle)), stages.rank_together, work)
 
     def _count(self, work: Work) -> None:
         for rung in work.degraded:

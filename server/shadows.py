@@ -241,11 +241,13 @@ class _Unrecorded:
 
     def inc(self, amount: float = 1) -> None: ...
 
+    def observe(self, amount: float) -> None: ...
+
     @property
     def degraded(self) -> _Unrecorded:
         return self
 
-    dropped = degraded
+    dropped = together = degraded
 
 
 def _serving(aliases: Aliases, recipe: str) -> str:

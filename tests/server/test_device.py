@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.bundle import Bundle, DomainModel
+from server.bundle import Bundle
 from server.device import Device
 from server.metrics import Metrics
-from server.pipeline import Pipeline, Question
 from server.stages import Work
+from tests.server.crowd import assert_same_answers, one_by_one, pipeline, questions
 from tests.server.worlds import World
 
 
@@ -98,27 +98,10 @@ def test_closing_finishes_what_was_asked_for() -> None:
     assert np.concatenate([np.array(one) for one in gate.lists]).tolist() == list(range(20))
 
 
-class Rows:
-    """Users as the world has them; no ad has changed today."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    async def get(self, key: str, seconds: float) -> bytes:
-        return self._world.user_row(int(key.rpartition(":")[2])).pack()
-
-    def applied(self, bundle: Bundle, domain: DomainModel) -> DomainModel:
-        return domain
-
-
 def test_requests_that_meet_on_a_device_are_answered_as_alone(home: Path) -> None:
     world = World(ads=240, inactive=(3, 8))
     bundle = Bundle(world.build(home))
-    rows = Rows(world)
-    ids = [world.ad_id(row) for row in range(world.ads)]
-    users = ((str(number // 4), world.domains[number % 4], number) for number in range(60))
-    questions = [Question(user, domain, 1 + number % 7, {}, ids[: number % 5 * 40]) for user, domain, number in users]
-
+    asked = questions(world)
     gate = Gate()
     sizes: list[float] = []
 
@@ -127,28 +110,17 @@ def test_requests_that_meet_on_a_device_are_answered_as_alone(home: Path) -> Non
 
     device = Device(Sizes())  # type: ignore[arg-type]
 
-    async def run(pipeline: Pipeline) -> list[Work]:
-        asked = [asyncio.create_task(pipeline.recommend(bundle, one)) for one in questions]
-        await asyncio.sleep(0)  # by now each of them has asked the device
-        gate.opened.set()
-        return [work for work, _ in await asyncio.gather(*asked)]
-
-    async def run_met(pipeline: Pipeline) -> list[Work]:
+    async def meet() -> list[Work]:
         first = asyncio.create_task(device.do("gate", gate, "first"))
         await asyncio.to_thread(gate.entered.wait, 10)
-        found = await run(pipeline)
+        met = pipeline(world, Metrics(), device)
+        tasks = [asyncio.create_task(met.recommend(bundle, one)) for one in asked]
+        await asyncio.sleep(0)  # by now each of them has asked the device
+        gate.opened.set()
         await first
-        return found
+        return [work for work, _ in await asyncio.gather(*tasks)]
 
-    def pipeline(one: Device | None) -> Pipeline:
-        return Pipeline(rows, rows, Metrics(), 2000, 20, one)  # type: ignore[arg-type]
-
-    met, inline = asyncio.run(run_met(pipeline(device))), asyncio.run(run(pipeline(None)))
+    together, alone = asyncio.run(meet()), asyncio.run(one_by_one(pipeline(world, Metrics()), bundle, asked))
     device.close()
     assert sizes[:5] == [1, *[15] * 4]  # the gate, then the searches of each domain in one call
-    for alone, together in zip(inline, met, strict=True):
-        assert not together.degraded and len(together.rows)
-        assert np.array_equal(alone.rows, together.rows) and np.array_equal(alone.chosen, together.chosen)
-        np.testing.assert_allclose(alone.retrieval_scores, together.retrieval_scores, rtol=1e-5)
-        assert alone.p_click is not None and together.p_click is not None
-        np.testing.assert_allclose(alone.p_click, together.p_click, rtol=1e-5)
+    assert_same_answers(alone, together)
