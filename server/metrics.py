@@ -58,7 +58,7 @@ class Metrics:
         )
         self.together = Histogram(
             "mdrec_together_requests",
-            "Requests that one run of a tower and one search served, or one call on the GPU.",
+            "Requests that one search (and run of its tower) or one turn of ranking served.",
             buckets=_TOGETHER,
             registry=self._registry,
         )

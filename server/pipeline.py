@@ -1,9 +1,9 @@
 """One request through its stages, timed and budgeted from outside.
 
 Models run on the event loop: a request computes for a few milliseconds, a hop to a thread and back costs a tenth of one
-and lets threads of one process fight over the interpreter lock. Requests whose rows came together are retrieved together
-(together.py), and then ranked one by one, each when its turn comes and its caller still waits. Parallelism comes from
-workers, one a core. What must not block the loop (bundle loading) has a thread of its own (swap.py).
+and lets threads of one process fight over the interpreter lock. Requests whose rows came together are retrieved and then
+ranked together (together.py). Parallelism comes from workers, one a core. What must not block the loop (bundle loading)
+has a thread of its own (swap.py).
 
 The ladder, each rung named in `degraded`:
     sticky     what sticky experiments remember could not be read: the hash chose the arms
@@ -13,7 +13,7 @@ The ladder, each rung named in `degraded`:
     rank       the ranker failed: retrieval order
     explore    the arm draws its slates (exploration.py), and this one was not: the ranked slate
     interleave one of two recipes to interleave failed, was late or degraded: the other's slate
-    deadline   the caller's time was up before ranking: retrieval order
+    deadline   the caller's time was up before its turn to be ranked: retrieval order
 """
 
 from __future__ import annotations
@@ -110,8 +110,7 @@ class Pipeline:
         retrieve_k: int,
         device: Device | None = None,
     ) -> None:
-        self._device = device
-        self._retrieving: Together = device or Meeting(metrics.together)
+        self._together: Together = device or Meeting(metrics.together)
         self._rows, self._ads = rows, ads
         self._metrics = metrics
         self._redis_seconds = redis_timeout_ms / 1000
@@ -196,7 +195,7 @@ class Pipeline:
         with watch("encode"):
             stages.encode(work)
         with watch("retrieve"):
-            asked = self._retrieving.do(("retrieve", id(work.domain)), stages.retrieve_together, (work, count, excluded))
+            asked = self._together.do(("retrieve", id(work.domain)), stages.retrieve_together, (work, count, excluded))
             await self._attempt("popular", work, asked)
         with watch("filter"):
             stages.filter_ads(work, count, excluded)
@@ -217,10 +216,9 @@ class Pipeline:
 
     async def _rank(self, work: Work, deadline: float) -> None:
         if work.bundle.ranker is not None and len(work.rows):
-            if perf_counter() > deadline:
+            await self._attempt("rank", work, self._together.do(("rank", id(work.bundle)), _rank_in_time, (work, deadline)))
+            if work.p_click is None and "rank" not in work.degraded:
                 work.degraded.append("deadline")
-            else:
-                await self._attempt("rank", work, self._ranked(work))
         if work.p_click is None:
             stages.keep_retrieval_order(work)
 
@@ -232,17 +230,18 @@ class Pipeline:
             _log.exception("no %s in domain %r of %s", rung, work.domain.name, work.bundle.bundle_id)
             work.degraded.append(rung)
 
-    async def _ranked(self, work: Work) -> None:
-        if self._device is None:
-            stages.rank(work)
-        else:
-            await self._device.do(("rank", id(work.bundle)), stages.rank_together, work)
-
     def _count(self, work: Work) -> None:
         for rung in work.degraded:
             self._metrics.degraded.labels(rung, work.domain.name).inc()
         for reason, (rows, _) in work.dropped.items():
             self._metrics.dropped.labels(reason, work.domain.name).inc(len(rows))
+
+
+def _rank_in_time(asked: Sequence[tuple[Work, float]]) -> None:
+    """One after the other, for a ranker's graph has one user; not those whose deadline has passed when their turn comes."""
+    for work, deadline in asked:
+        if perf_counter() <= deadline:
+            stages.rank(work)
 
 
 def domain_of(bundle: Bundle, name: str) -> DomainModel:

@@ -94,12 +94,6 @@ def retrieve_together(asked: Sequence[tuple[Work, int, Rows]]) -> None:
             _take(asked[number][0], found, place, most)
 
 
-def rank_together(works: Sequence[Work]) -> None:
-    """As `rank`, one after the other: a ranker's graph has one user."""
-    for work in works:
-        rank(work)
-
-
 def _rows(feeds: Sequence[Feeds]) -> Feeds:
     return feeds[0] if len(feeds) == 1 else {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
 
