@@ -6,18 +6,20 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvicorn
+import uvicorn._subprocess
 from fastapi import FastAPI
 from pydantic import SecretStr
 
 from abtest.canary import bundles_named
 from abtest.definitions import Definitions
-from contracts.processes import follow
 from server import admin, catalogue, errors, heap, openapi, outcomes, recommend
 from server.ads import AdsToday
 from server.canaries import Canaries
@@ -145,8 +147,13 @@ def worker() -> FastAPI:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     heap.keep()
     parent = multiprocessing.parent_process()
-    if parent is not None and parent.pid is not None:
-        follow(parent.pid)  # a killed parent must not leave workers that hold the port
+    if parent is not None:
+
+        def follow() -> None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=follow, name="parent", daemon=True).start()  # a killed parent must not leave who holds the port
     return create_app(Settings())
 
 
@@ -156,6 +163,7 @@ def serve(settings: Settings) -> None:
         os.environ[f"MDREC_{name.upper()}"] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
     if settings.workers > 1:
         os.environ[MULTIPROCESS] = str(_empty(settings.home / "metrics"))
+        _fork_workers()
     uvicorn.run(
         "server.app:worker",
         factory=True,
@@ -166,6 +174,15 @@ def serve(settings: Settings) -> None:
         access_log=False,
         server_header=False,
     )
+
+
+def _fork_workers() -> None:
+    """Let uvicorn fork its workers from one process that has imported what all need (preload.py), where it would start each from
+    nothing. Linux only: elsewhere system libraries do not bear a fork."""
+    if sys.platform == "linux":
+        forked = multiprocessing.get_context("forkserver")
+        forked.set_forkserver_preload(["server.preload"])
+        setattr(uvicorn._subprocess, "spawn", forked)  # noqa: B010  it has no setting for it; its version is pinned
 
 
 def _empty(directory: Path) -> Path:

@@ -19,6 +19,7 @@ from pathlib import Path
 from contracts.aliases import Alias, Aliases
 from contracts.errors import MdrecError
 from contracts.manifest import MANIFEST
+from server import heap
 from server.bundle import Bundle
 from server.errors import Problem
 from server.metrics import Metrics
@@ -170,6 +171,7 @@ class Registry:
         started = time.monotonic()
         bundle = Bundle(self.aliases.bundle_directory(bundle_id), device, self._home / "kernels")
         self._rehearse(bundle)
+        heap.give_back()
         _log.info("bundle %s loaded and rehearsed in %.2f s", bundle_id, time.monotonic() - started)
         return bundle
 

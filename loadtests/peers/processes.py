@@ -36,15 +36,25 @@ class Memory:
 
 def tree(pid: int, proc: Path = Path("/proc")) -> list[int]:
     """`pid` and its living descendants."""
-    children: dict[int, list[int]] = {}
+    by_parent = _by_parent(proc)
+    found, at = [pid], 0
+    while at < len(found):
+        found += by_parent.get(found[at], [])
+        at += 1
+    return found
+
+
+def children(pid: int, proc: Path = Path("/proc")) -> list[int]:
+    """Those that `pid` started itself and that live."""
+    return _by_parent(proc).get(pid, [])
+
+
+def _by_parent(proc: Path) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
     for stat in proc.glob("[0-9]*/stat"):
         fields = _stat(stat)
         if fields:
-            children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found, at = [pid], 0
-    while at < len(found):
-        found += children.get(found[at], [])
-        at += 1
+            found.setdefault(int(fields[1]), []).append(int(stat.parent.name))
     return found
 
 

@@ -94,6 +94,16 @@ def fresh(method: str, url: str, **options: Any) -> httpx.Response:
 @contextmanager
 def workers(home: Path, redis_url: str, **settings: str) -> Iterator[str]:
     """The real command with two workers in processes of their own: their URL. settings: further MDREC_* of the environment."""
+    process, url = started(home, redis_url, **settings)
+    try:
+        yield url
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def started(home: Path, redis_url: str, **settings: str) -> tuple[subprocess.Popen[bytes], str]:
+    """As `workers`, for who ends the process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -119,10 +129,10 @@ def workers(home: Path, redis_url: str, **settings: str) -> Iterator[str]:
 
     try:
         eventually(ready, 240)  # on a busy machine their imports alone take a minute
-        yield url
-    finally:
+    except BaseException:
         process.terminate()
-        assert process.wait(30) == 0
+        raise
+    return process, url
 
 
 def stream(store: redis.Redis, kind: str) -> list[dict[str, Any]]:
