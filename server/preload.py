@@ -1,7 +1,7 @@
 """What the process imports that workers are forked from: they share its memory until they write to it.
 
-A further worker takes 100 MiB on 100,000 ads, started from nothing 240: Python's modules and Numba's code are the same in each. A fork
-must not copy threads, and ONNX Runtime starts one when it is imported, so each worker does that itself.
+A further worker takes 100 MiB on 100,000 ads, started from nothing 240: Python's modules and Numba's code are the same in each. A
+fork must not copy threads, and ONNX Runtime starts one when it is imported, so each worker does that itself.
 """
 
 from __future__ import annotations
