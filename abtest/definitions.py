@@ -15,7 +15,8 @@ brings back the same arms. `released: ARM` with `status: stopped` serves that ar
 they are exposed to nothing. A rule that names `bucketVersion`, `minBucketVersion` or `fallbackAttribute` is sticky: a unit
 keeps the arm it has met (units.py). A variation `{interleave: [A, B], params: {}}` is an arm in which the slates of two recipes
 are served as one (team_draft.py). An arm may name a `bundle` of its recipe beside the one that the alias serves. `canary` makes
-an experiment one (canary.py); `shadows`, beside `features`, are answered in the background (shadow.py).
+an experiment one (canary.py); `shadows`, beside `features`, are answered in the background (shadow.py); `caps`, there too, say
+what one user is not shown again (caps.py).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from abtest.buckets import Range, bucket_ranges
 from abtest.canary import Canary
+from abtest.caps import Cap
 from abtest.shadow import Shadow
 from contracts.errors import BadInput
 
@@ -175,6 +177,7 @@ class Definitions(BaseModel):
     savedGroups: dict[str, list[Json]] = {}
     contextualBandits: dict[str, Bandit] = {}
     shadows: dict[str, Shadow] = {}
+    caps: dict[str, Cap] = {}
     active: bool = True
 
     def experiments(self) -> dict[str, Rule]:

@@ -7,6 +7,7 @@
     ads:{domain}                hash of what operators changed about ads (ad_changes.py)
     added:{domain}              hash of the ads they added (added_ads.py)
     events                      stream of exposures and feedback
+    seen:{user_id}              sorted set of the user's latest outcomes, where caps ask for them (seen.py; expires)
     shadow:{key}                hash of counts of one shadow, by bundle
     canary:{length of key}:{key}:...                        counts of one canary by minute, its users, what the ledger said of it
     canary:watcher              which worker watches (expires)
@@ -62,6 +63,10 @@ def added_ads(domain: str) -> str:
 def sticky_arms(attribute: str, value: str) -> str:
     """One key a unit: the attribute it is hashed by, and its value."""
     return f"sticky:{len(attribute)}:{attribute}:{value}"
+
+
+def seen(user_id: str) -> str:
+    return f"seen:{user_id}"
 
 
 def shadow_counts(key: str) -> str:

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from contracts.errors import MdrecError
-from deploy.commands import bundles, collecting, data, experiments, interleaving, models, planning, replaying, serving
+from deploy.commands import bundles, caps, collecting, data, experiments, interleaving, models, planning, replaying, serving
 
 app = typer.Typer(
     name="mdrec",
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(bundles.app, name="bundle")
+app.add_typer(caps.app, name="caps")
 experiments.app.command(epilog="Example: mdrec ab plan ranker plan.yaml")(planning.plan)
 experiments.app.command(epilog="Example: mdrec ab power plan.yaml --days 14")(planning.power)
 experiments.app.command(epilog="Example: mdrec ab simulate --experiments 200")(planning.simulate)

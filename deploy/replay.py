@@ -116,14 +116,14 @@ def _candidates(bundle: Bundle, rows: Rows, request: dict[str, Any], retrieve_k:
     work = Work(bundle, domain, request["user_id"], json.loads(request["context"]))
     data = rows(user_row(bundle.manifest.namespace, work.user_id))
     work.row = features.stranger(bundle, work.user_id) if data is None else features.read_row(bundle, data)
-    excluded = np.unique(stages.known_rows(domain, request["excluded"] or []))
+    barred = stages.Barred.of(domain, request["excluded"] or [], [])
     count = max(retrieve_k, len(request["ad_id"]))
     stages.encode(work)
-    stages.retrieve(work, count, excluded)
-    stages.filter_ads(work, count, excluded)
+    stages.retrieve(work, count, barred.rows)
+    stages.filter_ads(work, count, barred)
     if not len(work.rows):
         stages.popular(work)
-        stages.filter_ads(work, count, excluded)
+        stages.filter_ads(work, count, barred)
     stages.rank(work)
     return work
 

@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict
 
 from abtest.experiments import ExperimentStore, VersionConflict
 from contracts.errors import WorkFailed
-from server import admin_added, admin_ads, admin_experiments, admin_promotion, admin_trials, admin_watch
+from server import admin_added, admin_ads, admin_caps, admin_experiments, admin_promotion, admin_trials, admin_watch
 from server.admin_ads import IfMatch
+from server.admin_write import Writer
 from server.errors import Problem, overloaded
 from server.gateway import Gateway
 from server.openapi import problems
@@ -83,7 +84,9 @@ def router(gateway: Gateway) -> APIRouter:
     admin_experiments.add(routes, gateway, store, off_loop)
     admin_promotion.add(routes, gateway, store, off_loop)
     admin_watch.add(routes, gateway, store, off_loop)
-    admin_trials.add(routes, gateway, client, store, off_loop)
+    write = Writer(gateway, store, off_loop)
+    admin_trials.add(routes, gateway, client, store, off_loop, write)
+    admin_caps.add(routes, gateway, store, off_loop, write)
     admin_ads.add(routes, gateway, record)
     admin_added.add(routes, gateway, record)
 

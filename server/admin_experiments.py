@@ -93,12 +93,13 @@ def add(routes: APIRouter, gateway: Gateway, store: ExperimentStore, off_loop: O
     async def write_experiments(
         request: Request, response: Response, who: Operator, if_match: IfMatch = None, x_why: Why = "", dry_run: DryRun = False
     ) -> Json:
-        """Replace the definitions (GrowthBook's feature JSON). The kill switch and the shadows stay as they are unless the
-        body names `active` and `shadows`."""
+        """Replace the definitions (GrowthBook's feature JSON). The kill switch, the shadows and the caps stay as they are
+        unless the body names `active`, `shadows` and `caps`."""
         wanted = parse(await request.body())
 
         def replace(now: Definitions) -> Definitions:
-            kept = {"active": now.active, **({"shadows": now.shadows} if now.shadows else {})}
+            beside = {"shadows": now.shadows, "caps": now.caps}
+            kept = {"active": now.active, **{name: those for name, those in beside.items() if those}}
             return wanted.model_copy(update={name: value for name, value in kept.items() if name not in wanted.model_fields_set})
 
         return await write(response, replace, who, x_why, expected_version(if_match, dry_run), dry_run)

@@ -11,13 +11,13 @@ from dataclasses import asdict
 from typing import Annotated, Any, cast
 
 import redis
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Response
 from pydantic import Field
 
 from abtest.canary import MAX_SHARE, Canary, canaries, domain_of, rule_of, running, share_of
 from abtest.canary_watch import Watcher
 from abtest.definitions import Definitions, Feature, Rule
-from abtest.experiments import Amend, ExperimentStore, Snapshot, differences
+from abtest.experiments import ExperimentStore, Snapshot
 from abtest.shadow import Shadow, summary
 from abtest.verdict import Side
 from contracts.aliases import Aliases
@@ -25,14 +25,14 @@ from contracts.errors import BundleError
 from contracts.keys import shadow_counts
 from contracts.manifest import Manifest
 from server.admin_ads import IfMatch, Why, known_domain
-from server.admin_experiments import OffLoop, Reason, expected_version
+from server.admin_experiments import OffLoop, Reason
+from server.admin_write import DryRun, Writer
 from server.errors import Problem
 from server.gateway import Gateway
 from server.openapi import problems
 from server.operators import Operator
 
 Json = dict[str, Any]
-DryRun = Annotated[bool, Query(description="check and answer the diff, store nothing")]
 
 
 class CanaryBody(Canary, Reason):
@@ -55,30 +55,11 @@ class ShadowBody(Shadow, Reason):
         return Shadow.model_validate(self.model_dump(exclude_unset=True, exclude={"why"}))
 
 
-def add(routes: APIRouter, gateway: Gateway, client: redis.Redis, store: ExperimentStore, off_loop: OffLoop) -> None:
+def add(
+    routes: APIRouter, gateway: Gateway, client: redis.Redis, store: ExperimentStore, off_loop: OffLoop, write: Writer
+) -> None:
     errors, aliases = problems(404, 412, 422, 428), gateway.registry.aliases
     watcher = Watcher(client)
-
-    async def write(response: Response, amend: Amend, who: str, why: str, if_match: str | None, dry_run: bool) -> Json:
-        expected = expected_version(if_match, dry_run)
-        diff: dict[str, list[Any]] = {}
-
-        def watched(now: Definitions) -> Definitions:
-            nonlocal diff
-            after = amend(now)
-            diff = differences(now, after)
-            return after
-
-        def work() -> Snapshot:
-            if dry_run:
-                return store.rehearse(watched, expected)[0]
-            return store.change(watched, who=who, why=why, expected_version=expected)
-
-        after = await off_loop(work)
-        if not dry_run:
-            await gateway.experiments.refresh()
-            response.headers["ETag"] = f'"{after.version}"'
-        return {"version": after.version, "diff": diff, "dry_run": dry_run}
 
     @routes.get("/canaries")
     async def read_canaries(response: Response) -> Json:

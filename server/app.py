@@ -23,6 +23,7 @@ from abtest.definitions import Definitions
 from server import admin, catalogue, errors, heap, openapi, outcomes, recommend
 from server.ads import AdsToday
 from server.canaries import Canaries
+from server.caps import Caps
 from server.console import routes as console
 from server.device import Device
 from server.edge import Edge
@@ -73,6 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
     counts = SharedCounts(redis, metrics, "trials")
     canaries = Canaries(counts, registry, metrics, settings.redis_url)
     shadows = Shadows(settings, registry, ads, permits, counts, metrics)
+    caps = Caps(rows)
     gateway = Gateway(
         settings=settings,
         metrics=metrics,
@@ -84,11 +86,12 @@ def create_app(settings: Settings) -> FastAPI:
         sticky=Sticky(rows, redis, settings.sticky_seconds),
         ads=ads,
         exposures=ExposureLog(redis, metrics, settings.exposure_queue, scores.add),
-        feedback=FeedbackLog(redis, metrics, settings.event_mark_seconds),
+        feedback=FeedbackLog(redis, metrics, settings.event_mark_seconds, caps),
         folder=Folder(redis, ads, metrics),
         recent=Recent(metrics),
         scores=scores,
         trials=Trials(canaries, shadows, metrics),
+        caps=caps,
     )
 
     def pin(definitions: Definitions) -> None:
@@ -97,7 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
             registry.pins = pins
             gateway.background(registry.refresh(), "swap")
 
-    gateway.experiments.listeners += [pin, gateway.trials.follow]
+    gateway.experiments.listeners += [pin, gateway.trials.follow, caps.follow]
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

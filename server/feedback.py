@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from contracts.events import Feedback, to_stream
 from contracts.keys import EVENTS, event_mark
 from server.api import FeedbackEvent, Rejection
+from server.caps import Caps
 from server.metrics import Metrics
 from server.redis_door import Client
 
@@ -39,8 +40,8 @@ class Receipt:
 
 
 class FeedbackLog:
-    def __init__(self, client: Client, metrics: Metrics, mark_seconds: int) -> None:
-        self._client, self._metrics, self._mark_seconds = client, metrics, mark_seconds
+    def __init__(self, client: Client, metrics: Metrics, mark_seconds: int, caps: Caps) -> None:
+        self._client, self._metrics, self._mark_seconds, self._caps = client, metrics, mark_seconds, caps
 
     async def add(self, events: list[Any], domains: Collection[str]) -> Receipt:
         """Raises a redis failure when Redis does not have them; then nothing may be answered but 503."""
@@ -68,6 +69,7 @@ class FeedbackLog:
             async with self._client.pipeline(transaction=False) as pipe:
                 for event in ours:
                     pipe.xadd(EVENTS, to_stream(event))  # type: ignore[arg-type]
+                    self._caps.keep(pipe, event)  # before the mark: who dies in between is sent the event again
                     pipe.set(event_mark(event.event_id), _DONE, ex=self._mark_seconds)
                 await pipe.execute()
         for event in fresh.values():

@@ -10,6 +10,7 @@ from typing import Any
 
 from server.ads import AdsToday
 from server.bundle import Bundle
+from server.caps import Caps
 from server.experiments import Experiments
 from server.exposures import ExposureLog
 from server.feedback import FeedbackLog
@@ -47,6 +48,7 @@ class Gateway:
     recent: Recent
     scores: Scores
     trials: Trials
+    caps: Caps
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def bundles(self) -> list[Bundle]:

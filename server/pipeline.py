@@ -11,6 +11,7 @@ The ladder, each rung named in `degraded`:
     features   the user's row could not be read: the stranger's formula
     popular    nothing retrieved: the domain's popular ads
     rank       the ranker failed: retrieval order
+    caps       what the user has seen could not be read: nothing is capped
     explore    the arm draws its slates (exploration.py), and this one was not: the ranked slate
     interleave one of two recipes to interleave failed, was late or degraded: the other's slate
     deadline   the caller's time was up before its turn to be ranked: retrieval order
@@ -38,7 +39,7 @@ from server.device import Device
 from server.errors import Problem
 from server.metrics import Metrics
 from server.redis_door import RowReader, RowUnavailable
-from server.stages import Work
+from server.stages import Barred, Work
 from server.together import Meeting, Together
 
 _log = logging.getLogger("mdrec.server")
@@ -57,7 +58,7 @@ class RowAhead:
 @dataclass(slots=True)
 class Question:
     """One request after parsing. deadline: perf_counter() seconds, infinite when the caller named none; ahead: its row, if
-    that is on its way."""
+    that is on its way; capped: ads that this user is not shown again."""
 
     user_id: str
     domain: str
@@ -67,6 +68,7 @@ class Question:
     started: float = field(default_factory=perf_counter)
     deadline: float = math.inf
     ahead: RowAhead | None = None
+    capped: Sequence[str] = ()
 
 
 class Stopwatch:
@@ -191,28 +193,28 @@ class Pipeline:
 
     async def _answer(self, work: Work, watch: Stopwatch, question: Question, retrieve_k: int) -> None:
         count = max(retrieve_k, question.k)
-        excluded = np.unique(stages.known_rows(work.domain, question.excluded))
+        barred = Barred.of(work.domain, question.excluded, question.capped)
         with watch("encode"):
             stages.encode(work)
         with watch("retrieve"):
-            asked = self._together.do(("retrieve", id(work.domain)), stages.retrieve_together, (work, count, excluded))
+            asked = self._together.do(("retrieve", id(work.domain)), stages.retrieve_together, (work, count, barred.rows))
             await self._attempt("popular", work, asked)
         with watch("filter"):
-            stages.filter_ads(work, count, excluded)
+            stages.filter_ads(work, count, barred)
         if not len(work.rows):
-            self._fall_to_popular(work, watch, excluded, count)
+            self._fall_to_popular(work, watch, barred, count)
         with watch("rank"):
             await self._rank(work, question.deadline)
         with watch("select"):
             stages.select(work, question.k)
 
-    def _fall_to_popular(self, work: Work, watch: Stopwatch, excluded: stages.Rows, count: int) -> None:
+    def _fall_to_popular(self, work: Work, watch: Stopwatch, barred: Barred, count: int) -> None:
         if "popular" not in work.degraded:
             work.degraded.append("popular")
         with watch("retrieve"):
             stages.popular(work)
         with watch("filter"):
-            stages.filter_ads(work, count, excluded)
+            stages.filter_ads(work, count, barred)
 
     async def _rank(self, work: Work, deadline: float) -> None:
         if work.bundle.ranker is not None and len(work.rows):

@@ -18,7 +18,7 @@ from fastapi.responses import Response
 
 from abtest.assign import Routing, seen
 from contracts.keys import request_record
-from server import api, interleave
+from server import api, caps, interleave
 from server.bundle import Bundle
 from server.edge import Answer
 from server.errors import Problem, overloaded
@@ -44,6 +44,8 @@ def hot(gateway: Gateway) -> dict[str, Answer]:
             deadline = _deadline(started, asked.deadline_ms)
             question = Question(asked.user_id, asked.domain, asked.k, asked.context, asked.exclude_ad_ids, started, deadline)
             bundle, routing, degraded = await _route(gateway, question)
+            if asked.domain in gateway.caps.domains:
+                await _cap(gateway, asked, question, bundle, degraded)
             if routing.interleaving is not None:
                 return await _interleaved(gateway, asked, question, bundle, routing, degraded)
             try:
@@ -168,6 +170,19 @@ async def _interleaved(
     content = msgspec.json.encode(answer)
     gateway.exposures.put(shown)
     return content
+
+
+async def _cap(gateway: Gateway, asked: api.RecommendRequest, question: Question, bundle: Bundle, degraded: list[str]) -> None:
+    """What this user is not shown again leaves the question, and what is made again of the request later (shadows, replay)."""
+    budget = gateway.pipeline.budget(question.deadline)
+    question.ahead = question.ahead or gateway.pipeline.ahead(bundle, question.user_id, question.deadline)  # in one round trip
+    capped = await gateway.caps.barred(asked.user_id, asked.domain, budget)
+    if capped is None:
+        degraded.append(caps.RUNG)
+        gateway.metrics.degraded.labels(caps.RUNG, asked.domain).inc()
+    elif capped:
+        question.capped = capped
+        asked.exclude_ad_ids = [*asked.exclude_ad_ids, *capped]
 
 
 def _retrieve_k(routing: Routing) -> int | None:

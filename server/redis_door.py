@@ -97,7 +97,7 @@ class _Connection(asyncio.Protocol):
 
 
 class RowReader:
-    """`get` and `hash` with a budget. Connects on first use and again whenever the connection is gone."""
+    """`get`, `hash` and `scored` with a budget. Connects on first use and again whenever the connection is gone."""
 
     def __init__(self, url: str) -> None:
         self._options: dict[str, Any] = dict(parse_url(url))
@@ -112,6 +112,12 @@ class RowReader:
         """The fields of a hash of text, none when there is no such key. Raises RowUnavailable."""
         flat = [one.decode() for one in await self._ask(budget_seconds, "HGETALL", key)]
         return dict(zip(flat[::2], flat[1::2], strict=True))
+
+    async def scored(self, key: str, least: float, budget_seconds: float) -> list[tuple[bytes, float]]:
+        """Members of a sorted set whose score is at least that, lowest first; none when there is no such key. Raises
+        RowUnavailable."""
+        flat = await self._ask(budget_seconds, "ZRANGEBYSCORE", key, repr(least), "+inf", "WITHSCORES")
+        return [(one, float(score)) for one, score in zip(flat[::2], flat[1::2], strict=True)]
 
     async def _ask(self, budget_seconds: float, *command: str) -> Any:
         loop = asyncio.get_running_loop()

@@ -54,6 +54,21 @@ class Work:
     degraded: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Barred:
+    """Rows that one request may not be answered, beside what is inactive. rows: all of them, ascending; excluded: what the caller
+    named; capped: what the user is not shown again (caps.py)."""
+
+    rows: Rows
+    excluded: Rows
+    capped: Rows
+
+    @classmethod
+    def of(cls, domain: DomainModel, excluded: Sequence[str], capped: Sequence[str]) -> Barred:
+        by_caller, by_cap = known_rows(domain, excluded), known_rows(domain, capped)
+        return cls(np.unique(np.concatenate([by_caller, by_cap]) if len(by_cap) else by_caller), by_caller, by_cap)
+
+
 def encode(work: Work) -> None:
     """Everything of the request that models read, the ads aside."""
     assert work.row is not None
@@ -110,13 +125,13 @@ def popular(work: Work) -> None:
     work.retrieval_scores = np.full(len(work.rows), np.nan, dtype=np.float32)
 
 
-def filter_ads(work: Work, count: int, excluded: Rows) -> None:
-    """Drop ads that may not be shown and remember which and why; keep the first `count`. excluded: rows that the caller
-    named."""
+def filter_ads(work: Work, count: int, barred: Barred) -> None:
+    """Drop ads that may not be shown and remember which and why; keep the first `count`."""
     active = work.domain.ads.active[work.rows]
     _drop(work, "inactive", ~active)
-    if len(excluded) and len(work.rows):
-        _drop(work, "excluded", np.isin(work.rows, excluded))
+    for reason, rows in (("excluded", barred.excluded), ("capped", barred.capped)):
+        if len(rows) and len(work.rows):
+            _drop(work, reason, np.isin(work.rows, rows))
     work.rows, work.retrieval_scores = work.rows[:count], work.retrieval_scores[:count]
 
 

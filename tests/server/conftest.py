@@ -70,3 +70,11 @@ def served(world: World, settings: Settings) -> Iterator[Running]:
 def store(redis_url: str) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(redis_url) as client:
         yield client
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[LocalRedis]:
+    """A server that a test may stop and kill."""
+    server = LocalRedis(tmp_path / "own-redis").start()
+    yield server
+    server.stop()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,6 @@ from deploy.redis_local import LocalRedis
 from server.settings import Settings
 from tests.server.live import Running, eventually, running, stream
 from tests.server.worlds import World
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[LocalRedis]:
-    """A server that a test may stop and kill."""
-    server = LocalRedis(tmp_path / "own-redis").start()
-    yield server
-    server.stop()
 
 
 def gateway_settings(home: Path, server: LocalRedis, **other: Any) -> Settings:

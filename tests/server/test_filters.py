@@ -18,6 +18,7 @@ from server.stages import Work
 from tests.indexer.index_world import MAKERS
 
 DIMENSION = 4
+NOTHING = np.zeros(0, np.int64)
 
 
 def work_over(vectors: Matrix, query: Matrix, active: np.ndarray, kind: str) -> tuple[Work, list[int]]:
@@ -48,7 +49,7 @@ def test_the_best_that_may_be_shown_come_back(kind: str, data: st.DataObject) ->
     excluded = np.unique(random.integers(0, n, data.draw(st.sampled_from([0, 1, 5, 40]))))
     work, asked = work_over(vectors, query, active, kind)
     stages.retrieve(work, count, excluded)
-    stages.filter_ads(work, count, excluded)
+    stages.filter_ads(work, count, stages.Barred(excluded, excluded, NOTHING))
     eligible = np.setdiff1d(np.flatnonzero(active), excluded)
     best = sorted((vectors[eligible] @ query).tolist(), reverse=True)[:count]
     assert work.retrieval_scores.tolist() == best and (vectors[work.rows] @ query).tolist() == best
@@ -62,6 +63,6 @@ def test_few_barred_ads_are_dropped_and_named_many_are_passed_over() -> None:
     for excluded, dropped, asked in ((few, 10, 50), (many, 0, 40)):
         work, counts = work_over(vectors, query, np.ones(400, bool), "exact")
         stages.retrieve(work, 40, excluded)
-        stages.filter_ads(work, 40, excluded)
+        stages.filter_ads(work, 40, stages.Barred(excluded, excluded, NOTHING))
         assert work.rows.tolist() == list(range(excluded[0] - 1, excluded[0] - 41, -1))
         assert (len(work.dropped.get("excluded", ([],))[0]), counts) == (dropped, [asked])
