@@ -26,9 +26,6 @@ from abtest.unit_rows import COUNTS, UNITS, unit_rows
 from contracts.files import exclusive, read_json, replace_dir, write_json
 
 _MADE = "_made.json"
-_ROWS_A_PART = (
-    250_000  # rows of the ledger counted at a time: what is looked up in memory at random then fits a processor's cache
-)
 _ROWS_A_FILE = 1_000_000  # of units, over the days made together
 _RUN = 14  # days made together, which share the reading of their outcomes
 _DAY = timedelta(days=1)
@@ -60,15 +57,6 @@ def refresh(directory: Path) -> list[date]:
     return stale
 
 
-def part_of(frame: pl.LazyFrame, part: int, parts: int) -> pl.LazyFrame:
-    """The rows of every parts-th user. The hash holds within one process only, which is all that it is used for."""
-    return frame if parts == 1 else frame.filter(pl.col("user_id").hash(seed=7) % parts == part)
-
-
-def parts_for(rows: int, rows_a_part: int) -> int:
-    return max(-(-rows // rows_a_part), 1)
-
-
 def count(frame: pl.LazyFrame) -> int:
     return int(frame.select(pl.len()).collect().item())
 
@@ -98,12 +86,11 @@ def _make(directory: Path, place: Path, run: Sequence[date], inputs: dict[date, 
     first, last = run[0], run[-1]
     answers = _scan(directory, "exposure", EXPOSURE, first - _DAY, last)
     outcomes = _scan(directory, "feedback", FEEDBACK, first, last + WINDOW + _DAY)
-    parts = parts_for(count(answers) + count(outcomes), _ROWS_A_PART)
     cells = Cells.of(answers)
     counts: dict[date, Counter[str]] = {day: Counter() for day in run}
 
     def made() -> Iterator[pl.DataFrame]:
-        for part in split(answers, outcomes, parts, _fresh(place / "making-parts", undo)):
+        for part in split(answers, outcomes, count(answers) + count(outcomes), _fresh(place / "making-parts", undo)):
             rows, found = unit_rows(*part, cells, run)
             for day, its in found.items():
                 counts[day].update(its)

@@ -11,9 +11,10 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from abtest import keyed
 from abtest import units as units_module
 from abtest.drain import EXPOSURE, FEEDBACK
 from abtest.keyed import split
@@ -119,6 +120,11 @@ def added_up(directory: Path) -> dict[tuple[Any, ...], tuple[float, ...]]:
     return {key: tuple(float(sums[name]) for name in names) for key, sums in found.items()}
 
 
+NOW = timedelta()
+TWO_PRICES = [Outcome(0, "a0", "click", name, value, NOW) for name, value in (("i0", None), ("i1", 4.0), ("i2", 0.25))]
+
+
+@example([Answer("u0", "r0", NOW, [(NOW, "feed", 0, ["a0"])])], TWO_PRICES, 1000)
 @settings(max_examples=30, deadline=None)
 @given(answers=ANSWERS, outcomes=OUTCOMES, rows_a_part=st.sampled_from([3, 1000]))
 def test_units_and_counts_are_those_of_the_joined_events(
@@ -127,7 +133,8 @@ def test_units_and_counts_are_those_of_the_joined_events(
     directory = tmp_path_factory.mktemp("ledger") / "events"
     write(directory, answers, outcomes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(units_module, "_ROWS_A_PART", rows_a_part)
+        patch.setattr(keyed, "_ROWS_A_READ", 2 * rows_a_part)
+        patch.setattr(keyed, "_ROWS_A_PART", rows_a_part)
         patch.setattr(units_module, "_ROWS_A_FILE", 2)
         refresh(directory)
     ours = {row[:4]: tuple(map(float, row[4:])) for row in units(directory).collect().iter_rows()}
@@ -139,7 +146,9 @@ def test_units_and_counts_are_those_of_the_joined_events(
     assert mine.duplicate_events + mine.orphan_events == slow.duplicate_events + slow.orphan_events
 
 
-def test_keys_are_as_many_as_what_they_stand_for_and_parts_keep_users_and_order(tmp_path: Path) -> None:
+def test_keys_are_as_many_as_what_they_stand_for_and_parts_keep_users_and_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where ids are alike: here each user's first request, and an event of it, have the user's own id."""
     users = [f"u{number}" for number in range(2000)]
     frames = [
@@ -152,9 +161,11 @@ def test_keys_are_as_many_as_what_they_stand_for_and_parts_keep_users_and_order(
     event = pl.when(pl.col("ad_id") == "a0").then("request_id").otherwise(pl.format("{}{}", "request_id", "ad_id"))
     clicks = answers.explode("ads").unnest("ads").with_row_index("row").with_columns(type=pl.lit("click"), event_id=event)
     outcomes = clicks.with_columns(value=pl.col("row").cast(pl.Float64), received="time")
-    parts = list(split(answers.lazy(), outcomes.lazy(), 150, tmp_path))
+    monkeypatch.setattr(keyed, "_ROWS_A_READ", 160)
+    monkeypatch.setattr(keyed, "_ROWS_A_PART", 80)
+    parts = list(split(answers.lazy(), outcomes.lazy(), 24_000, tmp_path))
     asked, came = (pl.concat(frames) for frames in zip(*parts, strict=True))
-    assert len(parts) == 150 and asked["request"].n_unique() == 8000
+    assert len(parts) == 300 and asked["request"].n_unique() == 8000
     assert came["event"].n_unique() == came["shown"].n_unique() == 16_000
     assert set(came["shown"]) == set(asked.explode("ads", "bids").select(pl.col("request") ^ pl.col("ads")).to_series())
     assert sum(part["user_id"].n_unique() for part, _ in parts) == 2000
