@@ -15,7 +15,7 @@ from abtest.plan import Plan
 from abtest.power import Baseline, detectable, power_of, units_needed
 from abtest.stats import NotComputable
 from abtest.tally import Tally, moments_of, per_user
-from abtest.units import count, refresh, units
+from abtest.units import count, refresh, units, units_by_file
 from contracts.errors import BadInput
 
 
@@ -76,13 +76,11 @@ def _of(tally: Tally, metric: str, days: int, users: int, plan: Plan) -> Forecas
 
 
 def _as_if(directory: Path, first: date, last: date, plan: Plan, domain: str | None) -> Tally:
-    frame = units(directory, first - timedelta(days=plan.before_days), last)
-    if domain is not None:
-        frame = frame.filter(pl.col("domain") == domain)
-    frame = frame.with_columns(past=pl.col("day") < first)
-    history = count(frame.filter("past").head(1)) > 0
+    since, asked = first - timedelta(days=plan.before_days), pl.lit(True) if domain is None else pl.col("domain") == domain
+    frames = [frame.filter(asked).with_columns(past=pl.col("day") < first) for frame in units_by_file(directory, since, last)]
+    history = count(units(directory, since, last).filter(asked, pl.col("day") < first).head(1)) > 0
     total = None
-    for rows in by_users(frame, count(frame)):
+    for rows in by_users(frames, count(units(directory, since, last))):
         one = Tally(moments_of(per_user(rows, ["user"], None), history))
         total = one if total is None else total + one
     return total or Tally.none()

@@ -9,7 +9,7 @@ polars, so keys are never kept.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,15 +43,15 @@ class Cells:
         return cell.replace_strict(self.key, self.code_of_key, return_dtype=pl.UInt32)
 
 
-def by_users(frame: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
-    """The frame in parts that have all rows of their users, `user` (UInt64) in place of user_id. rows: as many as it has, or
-    more. It is read once for each _ROWS_A_READ of them."""
+def by_users(frames: Sequence[pl.LazyFrame], rows: int) -> Iterator[pl.DataFrame]:
+    """The frames as one, in parts that have all rows of their users, `user` (UInt64) in place of user_id. rows: as many as they
+    have, or more. They are read once for each _ROWS_A_READ of them, one by one: a scan of all holds many of them at once."""
     reads, parts = _cut(rows)
-    keyed = frame.with_columns(user=_key("user_id")).drop("user_id")
+    keyed = [frame.with_columns(user=_key("user_id")).drop("user_id") for frame in frames]
+    part = (pl.col("user") // reads % parts).cast(pl.UInt32).alias(_PART)
     for read in range(reads):
-        found = keyed.filter(pl.col("user") % reads == read).collect(engine="streaming")
-        part = (pl.col("user") // reads % parts).cast(pl.UInt32)
-        yield from found.with_columns(part.alias(_PART)).partition_by(_PART, include_key=False)
+        found = [frame.filter(pl.col("user") % reads == read).collect(engine="streaming") for frame in keyed]
+        yield from pl.concat(found).with_columns(part).partition_by(_PART, include_key=False) if found else ()
 
 
 def split(answers: pl.LazyFrame, outcomes: pl.LazyFrame, rows: int, place: Path) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:

@@ -20,7 +20,7 @@ from abtest.metrics import CAPPED, COLUMNS, METRICS
 from abtest.moments import Moments
 from abtest.plan import Cap, Plan
 from abtest.stats import Counted, Missing, NotComputable
-from abtest.units import count, refresh, units
+from abtest.units import count, refresh, units, units_by_file
 
 _READ = ("requests", "impressions", "clicks", "conversions", "revenue")
 ALL = ""
@@ -92,15 +92,16 @@ def tally(
     if met.is_empty():
         return Tallies()
     start = cast(date, met["day"].min())
-    held = units(directory, start - timedelta(days=plan.before_days), until)
+    first = start - timedelta(days=plan.before_days)
     names = [*arms, *sorted(set(met["arm"]) - set(arms))]
-    frame = held.with_columns(_arm_code(met, names), past=pl.col("day") < start)
-    now = (pl.col("day") >= max(start, since or start)) & pl.col("arm").is_not_null()
-    rows = count(held)
-    caps = _caps(frame.filter("past"), rows, plan.cap)
-    history = bool(plan.before_days) and count(frame.filter("past").head(1)) > 0
+    code, past = _arm_code(met, names), pl.col("day") < start
+    frames = [frame.with_columns(code, past=past).drop("arms") for frame in units_by_file(directory, first, until)]
+    before, rows = units(directory, first, until).filter(past), count(units(directory, first, until))
+    caps = _caps([frame.filter("past") for frame in frames], rows, plan.cap)
+    history = bool(plan.before_days) and count(before.head(1)) > 0
     found = Tallies(start=start, history=history, cap=caps.of(ALL) if caps else None)
-    for part in by_users(frame.filter(pl.col("past") | now).drop("arms"), rows):
+    now = (pl.col("day") >= max(start, since or start)) & pl.col("arm").is_not_null()
+    for part in by_users([frame.filter(pl.col("past") | now) for frame in frames], rows):
         _count(found, part, names, len(arms), caps)
     return found
 
@@ -171,14 +172,15 @@ class _Caps:
         return self.by_slice.get(domain, NotComputable("the cap is a percentile of revenue before the start, and there was none"))
 
 
-def _caps(past: pl.LazyFrame, rows: int, cap: Cap | None) -> _Caps | None:
+def _caps(past: Sequence[pl.LazyFrame], rows: int, cap: Cap | None) -> _Caps | None:
     """Percentiles of the positive revenues of users and days, over all domains and in each. rows: at most how many."""
     if cap is None:
         return None
     if cap.percentile is None:
         return _Caps(cap.value, {})
     revenues: dict[str, list[NDArray[np.float64]]] = {}
-    for part in by_users(past.filter(pl.col("revenue") != 0).select("day", "user_id", "domain", "revenue"), rows):
+    paid = [frame.filter(pl.col("revenue") != 0).select("day", "user_id", "domain", "revenue") for frame in past]
+    for part in by_users(paid, rows):
         for domain, its in _slices(part):
             by_day = its.group_by("day", "user").agg(pl.col("revenue").sum()).filter(pl.col("revenue") > 0)
             revenues.setdefault(domain, []).append(by_day["revenue"].to_numpy())

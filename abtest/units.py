@@ -33,15 +33,13 @@ _DAY = timedelta(days=1)
 
 def units(directory: Path, since: date | None = None, until: date | None = None) -> pl.LazyFrame:
     """UNITS of the ledger's days since .. until (inclusive) as `refresh` left them."""
-    files = [
-        path
-        for day in _days(_place(directory))
-        if (since is None or day >= since) and (until is None or day <= until)
-        for path in sorted((_place(directory) / f"day={day}").glob("*.parquet"))
-    ]
-    if not files:
-        return pl.LazyFrame(schema=UNITS)
-    return pl.scan_parquet(files, hive_partitioning=False, glob=False)
+    files = _unit_files(directory, since, until)
+    return pl.scan_parquet(files, hive_partitioning=False, glob=False) if files else pl.LazyFrame(schema=UNITS)
+
+
+def units_by_file(directory: Path, since: date | None = None, until: date | None = None) -> list[pl.LazyFrame]:
+    """The same, a frame a file, for what must not hold many files at once."""
+    return [pl.scan_parquet(path, hive_partitioning=False, glob=False) for path in _unit_files(directory, since, until)]
 
 
 def refresh(directory: Path) -> list[date]:
@@ -116,6 +114,11 @@ def _gathered(frames: Iterable[pl.DataFrame], rows: int) -> Iterator[pl.DataFram
             waiting = []
     if waiting:
         yield pl.concat(waiting)
+
+
+def _unit_files(directory: Path, since: date | None, until: date | None) -> list[Path]:
+    days = [day for day in _days(_place(directory)) if (since is None or day >= since) and (until is None or day <= until)]
+    return [path for day in days for path in sorted((_place(directory) / f"day={day}").glob("*.parquet"))]
 
 
 def _place(directory: Path) -> Path:
