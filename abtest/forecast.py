@@ -9,15 +9,14 @@ from pathlib import Path
 import polars as pl
 
 from abtest.cuped import adjust
+from abtest.keyed import by_users
 from abtest.metrics import CAPPED
 from abtest.plan import Plan
 from abtest.power import Baseline, detectable, power_of, units_needed
 from abtest.stats import NotComputable
-from abtest.tally import Tally, moments_of, per_user, with_past
-from abtest.units import count, part_of, parts_for, refresh, units
+from abtest.tally import Tally, moments_of, per_user
+from abtest.units import count, refresh, units, units_by_file
 from contracts.errors import BadInput
-
-_ROWS_A_PART = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -77,18 +76,12 @@ def _of(tally: Tally, metric: str, days: int, users: int, plan: Plan) -> Forecas
 
 
 def _as_if(directory: Path, first: date, last: date, plan: Plan, domain: str | None) -> Tally:
-    frame = units(directory, first - timedelta(days=plan.before_days), last)
-    if domain is not None:
-        frame = frame.filter(pl.col("domain") == domain)
-    parts = parts_for(count(frame), _ROWS_A_PART)
-    history = count(frame.filter(pl.col("day") < first).head(1)) > 0
+    since, asked = first - timedelta(days=plan.before_days), pl.lit(True) if domain is None else pl.col("domain") == domain
+    frames = [frame.filter(asked).with_columns(past=pl.col("day") < first) for frame in units_by_file(directory, since, last)]
+    history = count(units(directory, since, last).filter(asked, pl.col("day") < first).head(1)) > 0
     total = None
-    for part in range(parts):
-        rows = part_of(frame, part, parts).collect(engine="streaming")
-        users = per_user(rows.filter(pl.col("day") >= first), ["user_id"], None)
-        if history:
-            users = with_past(users, per_user(rows.filter(pl.col("day") < first), ["user_id"], None))
-        one = Tally(moments_of(users, history))
+    for rows in by_users(frames, count(units(directory, since, last))):
+        one = Tally(moments_of(per_user(rows, ["user"], None), history))
         total = one if total is None else total + one
     return total or Tally.none()
 

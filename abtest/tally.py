@@ -15,13 +15,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from abtest.cuped import Paired
+from abtest.keyed import by_users
 from abtest.metrics import CAPPED, COLUMNS, METRICS
 from abtest.moments import Moments
 from abtest.plan import Cap, Plan
 from abtest.stats import Counted, Missing, NotComputable
-from abtest.units import count, part_of, parts_for, refresh, units
+from abtest.units import count, refresh, units, units_by_file
 
-_ROWS_A_PART = 2_000_000  # rows of units held at a time, about 300 MiB
 _READ = ("requests", "impressions", "clicks", "conversions", "revenue")
 ALL = ""
 """The slice of all domains; no domain is called so."""
@@ -92,62 +92,66 @@ def tally(
     if met.is_empty():
         return Tallies()
     start = cast(date, met["day"].min())
-    frame = units(directory, start - timedelta(days=plan.before_days), until).join(
-        met.select("arms", "arm").unique().lazy(), on="arms", how="left"
-    )
-    parts = parts_for(count(units(directory, start - timedelta(days=plan.before_days), until)), _ROWS_A_PART)
-    past, now = pl.col("day") < start, (pl.col("day") >= max(start, since or start)) & pl.col("arm").is_not_null()
-    caps = _caps(frame.filter(past), plan.cap, parts)
-    history = bool(plan.before_days) and count(frame.filter(past).head(1)) > 0
+    first = start - timedelta(days=plan.before_days)
+    names = [*arms, *sorted(set(met["arm"]) - set(arms))]
+    code, past = _arm_code(met, names), pl.col("day") < start
+    frames = [frame.with_columns(code, past=past).drop("arms") for frame in units_by_file(directory, first, until)]
+    before, rows = units(directory, first, until).filter(past), count(units(directory, first, until))
+    caps = _caps([frame.filter("past") for frame in frames], rows, plan.cap)
+    history = bool(plan.before_days) and count(before.head(1)) > 0
     found = Tallies(start=start, history=history, cap=caps.of(ALL) if caps else None)
-    for part in range(parts):
-        rows = part_of(frame, part, parts).filter(past | now).collect(engine="streaming")
-        _count(found, rows.filter(now), rows.filter(past), arms, caps)
+    now = (pl.col("day") >= max(start, since or start)) & pl.col("arm").is_not_null()
+    for part in by_users([frame.filter(pl.col("past") | now) for frame in frames], rows):
+        _count(found, part, names, len(arms), caps)
     return found
 
 
-def _count(found: Tallies, now: pl.DataFrame, past: pl.DataFrame, arms: Sequence[str], caps: _Caps | None) -> None:
-    """Add the users of one part."""
-    met = now.group_by("user_id").agg(pl.col("arm").n_unique())
-    crossed = met.filter(pl.col("arm") > 1)
-    found.crossed += len(crossed)
-    unknown = now.filter(~pl.col("arm").is_in(arms)).unique(["user_id", "arm"])
-    found.unknown_arms.update(dict(unknown.group_by("arm").len().iter_rows()))
-    now = now.join(crossed, on="user_id", how="anti").filter(pl.col("arm").is_in(arms))
-    for day, arm, users in now.group_by("day", "arm").agg(pl.col("user_id").n_unique()).iter_rows():
-        found.units_by_day.setdefault(day, Counter())[arm] += users
-    past = past.join(now.select("user_id").unique(), on="user_id", how="semi").drop("arm")
-    for domain, rows, before in _slices(now, past):
+def _count(found: Tallies, rows: pl.DataFrame, names: Sequence[str], known: int, caps: _Caps | None) -> None:
+    """Add the users of one part. rows: of `by_users`, arm: a row of names, of which the first `known` are the definition's."""
+    now = rows.filter(~pl.col("past"))
+    met = now.group_by("user").agg(pl.col("arm").min(), other=pl.col("arm").max())
+    found.crossed += len(met.filter(pl.col("arm") != pl.col("other")))
+    unknown = now.filter(pl.col("arm") >= known).unique(["user", "arm"])
+    found.unknown_arms.update({names[arm]: users for arm, users in unknown.group_by("arm").len().iter_rows()})
+    settled = met.filter((pl.col("arm") == pl.col("other")) & (pl.col("arm") < known)).select("user", "arm")
+    rows = rows.drop("arm").join(settled, on="user")
+    seen = rows.filter(~pl.col("past")).group_by("day", "arm").agg(pl.col("user").n_unique())
+    for day, arm, users in seen.iter_rows():
+        found.units_by_day.setdefault(day, Counter())[names[arm]] += users
+    for domain, its in _slices(rows):
         cap = caps.of(domain) if caps else None
-        users = per_user(rows, ["user_id", "arm"], cap)
-        if found.history:
-            users = with_past(users, per_user(before, ["user_id"], cap))
-        for (arm,), mine in users.partition_by("arm", as_dict=True).items():
-            moments = moments_of(mine, found.history)
-            one = Tally(moments, cap.reason if isinstance(cap, NotComputable) else None)
-            key = (domain, str(arm))
+        for (arm,), mine in per_user(its, ["user", "arm"], cap).partition_by("arm", as_dict=True).items():
+            one = Tally(moments_of(mine, found.history), cap.reason if isinstance(cap, NotComputable) else None)
+            key = (domain, names[cast(int, arm)])
             found.by_slice[key] = found.by_slice[key] + one if key in found.by_slice else one
 
 
-def _slices(now: pl.DataFrame, past: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame, pl.DataFrame]]:
-    yield ALL, now, past
-    befores = past.partition_by("domain", as_dict=True)
-    for (domain,), rows in now.partition_by("domain", as_dict=True).items():
-        yield str(domain), rows, befores.get((domain,), past.clear())
+def _slices(rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    yield ALL, rows
+    for (domain,), its in rows.partition_by("domain", as_dict=True).items():
+        yield str(domain), its
 
 
 def per_user(rows: pl.DataFrame, key: list[str], cap: float | NotComputable | None) -> pl.DataFrame:
-    """COLUMNS of each user, summed over the days."""
+    """COLUMNS of each user, summed over the days, and before_COLUMNS over those that are `past`. key: columns, of which a user
+    has one set. Who was there in the past only is left out."""
     if isinstance(cap, float):
-        rows = rows.group_by(*key, "day").agg(pl.col(_READ).sum())
+        rows = rows.group_by(*key, "day", "past").agg(pl.col(_READ).sum())
     capped = pl.col("revenue").clip(upper_bound=cap) if isinstance(cap, float) else pl.col("revenue")
-    return rows.group_by(key).agg(pl.col(_READ).sum(), capped_revenue=capped.sum(), converted=pl.col("conversions").sum() > 0)
-
-
-def with_past(users: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
-    """users: COLUMNS by user; before: the same before the start, of those that were there."""
-    past = before.rename({name: f"before_{name}" for name in COLUMNS})
-    return users.join(past, on="user_id", how="left").with_columns(pl.col("^before_.*$").fill_null(0))
+    rows = rows.select(*key, *_READ, "past", capped_revenue=capped)
+    summed = [*_READ, "capped_revenue"]
+    return (
+        rows.select(
+            *key,
+            ~pl.col("past").alias("met"),
+            *(pl.when(~pl.col("past")).then(name).otherwise(0).alias(name) for name in summed),
+            *(pl.when("past").then(name).otherwise(0).alias(f"before_{name}") for name in summed),
+        )
+        .group_by(key)
+        .agg(pl.col("met").any(), pl.col(summed).sum(), pl.col([f"before_{name}" for name in summed]).sum())
+        .filter("met")
+        .with_columns(converted=pl.col("conversions") > 0, before_converted=pl.col("before_conversions") > 0)
+    )
 
 
 def moments_of(users: pl.DataFrame, history: bool) -> Moments:
@@ -168,21 +172,26 @@ class _Caps:
         return self.by_slice.get(domain, NotComputable("the cap is a percentile of revenue before the start, and there was none"))
 
 
-def _caps(past: pl.LazyFrame, cap: Cap | None, parts: int) -> _Caps | None:
-    """Percentiles of the positive revenues of users and days, over all domains and in each."""
+def _caps(past: Sequence[pl.LazyFrame], rows: int, cap: Cap | None) -> _Caps | None:
+    """Percentiles of the positive revenues of users and days, over all domains and in each. rows: at most how many."""
     if cap is None:
         return None
     if cap.percentile is None:
         return _Caps(cap.value, {})
     revenues: dict[str, list[NDArray[np.float64]]] = {}
-    for part in range(parts):
-        paid = part_of(past, part, parts).filter(pl.col("revenue") != 0).select("day", "user_id", "domain", "revenue")
-        rows = paid.collect(engine="streaming")
-        for domain, mine, _ in _slices(rows, rows.clear()):
-            by_day = mine.group_by("day", "user_id").agg(pl.col("revenue").sum()).filter(pl.col("revenue") > 0)
+    paid = [frame.filter(pl.col("revenue") != 0).select("day", "user_id", "domain", "revenue") for frame in past]
+    for part in by_users(paid, rows):
+        for domain, its in _slices(part):
+            by_day = its.group_by("day", "user").agg(pl.col("revenue").sum()).filter(pl.col("revenue") > 0)
             revenues.setdefault(domain, []).append(by_day["revenue"].to_numpy())
     whole = {domain: np.concatenate(found) for domain, found in revenues.items()}
     return _Caps(None, {domain: float(np.percentile(found, cap.percentile)) for domain, found in whole.items() if found.size})
+
+
+def _arm_code(met: pl.DataFrame, names: Sequence[str]) -> pl.Expr:
+    """The row in `names` of the arm, null outside the experiment. met: of _arm_of."""
+    arm = met.select("arms", pl.col("arm").replace_strict(names, range(len(names)), return_dtype=pl.UInt16)).unique()
+    return pl.col("arms").replace_strict(arm["arms"], arm["arm"], default=None, return_dtype=pl.UInt16).alias("arm")
 
 
 def _arm_of(met: pl.DataFrame, experiment: str) -> pl.DataFrame:

@@ -75,16 +75,16 @@ def _batch(
         second=pl.Series(ads[:, 1] + 50_000),
     )
 
-    def ad(column: str, position: int) -> pl.Expr:
-        return pl.struct(
-            pl.format("a{}", column).alias("ad_id"), pl.lit(position, pl.Int32).alias("position"), pl.lit(0.1).alias("p_click"),
-            pl.lit(0.2).alias("rank_score"), pl.lit(1.5).alias("bid"),
+    shown = pl.Series("ad", (ads + np.array([0, 50_000])).ravel()).to_frame().select(
+        pl.struct(
+            pl.format("a{}", "ad").alias("ad_id"), (pl.int_range(pl.len()) % 2).cast(pl.Int32).alias("position"),
+            pl.lit(0.1).alias("p_click"), pl.lit(0.2).alias("rank_score"), pl.lit(1.5).alias("bid"),
             pl.lit(None, pl.Float64).alias("propensity"),
-        )  # fmt: skip
-
+        )
+    )  # fmt: skip
     answers = who.with_columns(
         arms=pl.col("arms").fill_null(pl.lit([], EXPOSURE["arms"])),
-        bundle_id=pl.lit("b1"), recipe=pl.lit("a"), context=pl.lit("{}"), ads=pl.concat_list(ad("first", 0), ad("second", 1)),
+        bundle_id=pl.lit("b1"), recipe=pl.lit("a"), context=pl.lit("{}"), ads=shown.to_series().reshape((size, 2)).arr.to_list(),
         degraded=pl.lit([], pl.List(pl.String)), excluded=pl.lit([], pl.List(pl.String)),
     ).select(pl.col(name).cast(kind) for name, kind in EXPOSURE.items())  # fmt: skip
     chosen = [("impression", "first", np.arange(size)), ("impression", "second", np.arange(size))]

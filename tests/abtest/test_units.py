@@ -10,8 +10,7 @@ import polars as pl
 import pytest
 import redis
 
-from abtest import tally as tally_module
-from abtest import units as units_module
+from abtest import keyed
 from abtest.analyze import ExperimentReport, report
 from abtest.compare import Lift
 from abtest.drain import drain
@@ -77,7 +76,8 @@ def traffic(users: int, seed: int, days: int = 2, price: float = 1.0) -> list[Ex
 def test_units_are_the_joined_events_added_up(client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log(client, traffic(60, seed=1))
     drain(client, tmp_path, batch=100)
-    monkeypatch.setattr(units_module, "_ROWS_A_PART", 150)
+    monkeypatch.setattr(keyed, "_ROWS_A_READ", 300)
+    monkeypatch.setattr(keyed, "_ROWS_A_PART", 150)
     refresh(tmp_path)
     key = ["user_id", "domain"]
     ours = (
@@ -134,7 +134,8 @@ def test_a_report_is_the_same_in_parts_and_uses_the_days_before_the_start(
     drain(client, tmp_path)
     plan = Plan(cap=Cap(percentile=80))
     whole = report(tmp_path, ranker(), "ranker-test", plan)
-    monkeypatch.setattr(tally_module, "_ROWS_A_PART", 37)
+    monkeypatch.setattr(keyed, "_ROWS_A_READ", 200)
+    monkeypatch.setattr(keyed, "_ROWS_A_PART", 37)
     parts = report(tmp_path, ranker(), "ranker-test", plan)
     for name, one in lifts_of(whole).items():
         other = lifts_of(parts)[name]
