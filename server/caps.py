@@ -16,7 +16,7 @@ from abtest.caps import Cap, counts_of, looks_back_seconds
 from abtest.definitions import Definitions
 from contracts.events import Feedback
 from contracts.keys import seen
-from contracts.seen import KEPT, member, outcome
+from contracts.seen import KEPT, member, outcomes
 from server.redis_door import RowReader, RowUnavailable
 
 _log = logging.getLogger("mdrec.server")
@@ -45,7 +45,7 @@ class Caps:
         try:
             since = now_ms - cap.looks_back_hours * 3_600_000
             found = await self._rows.scored(seen(user_id), since, budget_seconds)
-            return cap.barred(domain, [outcome(*one) for one in found], now_ms)
+            return cap.barred(domain, outcomes(found), now_ms)
         except (RowUnavailable, ValueError) as error:
             _log.warning("what a user has seen is unreadable: %s", error)
             return None

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from abtest.caps import Cap, counts_of, looks_back_seconds
 from abtest.definitions import parse_object
 from contracts.errors import BadInput
-from contracts.seen import Outcome, member, outcome
+from contracts.seen import Outcome, member, outcomes
 
 HOUR = 3_600_000.0
 NOW = 1_000 * HOUR
@@ -91,8 +91,9 @@ def test_caps_are_kept_with_the_definitions() -> None:
 
 def test_a_member_says_what_it_was_made_of_and_an_event_is_one_member() -> None:
     data = member("click", "feed|x", 'a"1', "e1")
-    assert outcome(data, 5.0) == Outcome("click", "feed|x", 'a"1', 5.0)
+    assert outcomes([(data, 5.0), (data, 6.0)]) == [Outcome("click", "feed|x", 'a"1', at) for at in (5.0, 6.0)]
+    assert outcomes([]) == []
     assert data == member("click", "feed|x", 'a"1', "e1") != member("click", "feed|x", 'a"1', "e2")
-    for bad in (b"{", b"[1,2,3,4]", b'["a","b"]'):
-        with pytest.raises(ValueError, match="not an outcome"):
-            outcome(bad, 0.0)
+    for bad in (b"{", b"[1,2,3,4]", b'["a","b"]', b"1,2"):
+        with pytest.raises(ValueError):
+            outcomes([(data, 0.0), (bad, 0.0)])

@@ -14,7 +14,7 @@ from abtest.definitions import Definitions
 from abtest.experiments import ExperimentStore
 from contracts.events import Feedback
 from contracts.keys import EVENTS, seen
-from contracts.seen import KEPT, Outcome, member, outcome
+from contracts.seen import KEPT, Outcome, member, outcomes
 from deploy.cli import app
 from tests.abtest.world import log
 
@@ -42,7 +42,7 @@ def test_the_ledgers_outcomes_are_those_that_the_gateway_would_have_written(
             done = CliRunner().invoke(app, ["caps", "fill"])
             assert (done.exit_code, done.output) == (0, "3 outcomes count towards the caps of feed\n"), done.exception
             assert client.xlen(EVENTS) == 0
-            found = [outcome(*one) for one in client.zrange(seen("u"), 0, -1, withscores=True)]
+            found = outcomes(client.zrange(seen("u"), 0, -1, withscores=True))
             at = [round(one.received * 1e3, -1) for one in events[:2]]
             assert [one._replace(at_ms=round(one.at_ms, -1)) for one in found] == [
                 Outcome("impression", "feed", "a", each) for each in at
@@ -58,5 +58,5 @@ def test_of_a_busy_user_the_latest_stay(home: Path, redis_url: str, monkeypatch:
         ExperimentStore(client).write(Definitions(features={}, caps={"feed": Cap(impressions=1)}), who="x", expected_version=0)
         log(client, [told(f"e{number}", "u", f"a{number}", 20 - number / 60) for number in range(KEPT + 8)])
         assert CliRunner().invoke(app, ["caps", "fill"]).exit_code == 0
-        kept = [outcome(*one).ad_id for one in client.zrange(seen("u"), 0, -1, withscores=True)]
+        kept = [one.ad_id for one in outcomes(client.zrange(seen("u"), 0, -1, withscores=True))]
     assert kept == [f"a{number}" for number in range(8, KEPT + 8)]
