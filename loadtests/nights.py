@@ -1,0 +1,103 @@
+"""What a night takes by step, and how that grows: of given datasets, or of the simulator at several scales.
+
+    python -m loadtests.nights --scales .5 5            ten times the rows
+    python -m loadtests.nights --domains 4 16           four times the domains
+    python -m loadtests.nights --data kuairand --test-from 2022-05-03
+
+Each night is the command itself, in a home of its own with a Redis of its own, so it is everybody's first: nothing is kept from
+before. Seconds of its steps are from its diary; processor seconds and the peak of resident memory are of the whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from contracts.errors import BadInput
+from contracts.nights import NightRecord, read_nights
+from trainer import datasets
+from trainer.datasets.canonical import Dataset
+
+RECIPE = "adi+dsfm_dfei"
+
+
+@dataclass(frozen=True)
+class Measured:
+    name: str
+    rows: int
+    record: NightRecord
+    cpu_s: float
+    peak_mib: float
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        assert self.record.seconds is not None
+        return {**{one.name: one.seconds for one in self.record.steps}, "the whole night": self.record.seconds}
+
+
+def night(name: str, data: Path, scratch: Path, recipe: str, test_from: str | None) -> Measured:
+    """Raises BadInput with the night's last words when it fails."""
+    home = scratch / f"home-{name}"
+    command = [sys.executable, "-m", "deploy.cli", "nightly", "--data", str(data), "--recipe", recipe]
+    command += ["--test-from", test_from] if test_from else []
+    environment = {key: value for key, value in os.environ.items() if key != "MDREC_REDIS_URL"}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, env={**environment, "MDREC_HOME": str(home)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise BadInput(f"the night of {name} ended with {done.returncode}: {done.stdout.decode()[-2000:]}")
+    ((record,), _) = read_nights(home, 1)
+    cpu = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
+    rows = int(Dataset.open(data).scan_events().select(pl.len()).collect().item())
+    return Measured(name, rows, record, cpu, after.ru_maxrss / 1024)
+
+
+def table(nights: list[Measured]) -> str:
+    """A row a step. The last column, of two nights: times the first's seconds."""
+    names = list(dict.fromkeys(name for one in nights for name in one.seconds))
+    grown = len(nights) == 2
+    lines = ["| step | " + " | ".join(f"{one.name}, s" for one in nights) + (" | times |" if grown else " |")]
+    lines.append("|---|" + "---:|" * (len(nights) + grown))
+
+    def row(name: str, values: list[float | None], digits: int = 1) -> str:
+        cells = ["" if value is None else f"{value:,.{digits}f}" for value in values]
+        if grown:
+            first, second = values
+            cells.append(f"{second / first:.1f}" if first and second else "")
+        return f"| {name} | " + " | ".join(cells) + " |"
+
+    lines += [row(name, [one.seconds.get(name) for one in nights]) for name in names]
+    lines.append(row("processor seconds", [one.cpu_s for one in nights]))
+    lines.append(row("peak of memory, MiB", [one.peak_mib for one in nights], 0))
+    lines.append(row("rows", [float(one.rows) for one in nights], 0))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, nargs="*", default=[])
+    parser.add_argument("--scales", type=float, nargs="*", default=[], help="of the simulator's demo")
+    parser.add_argument("--domains", type=int, nargs="*", default=[], help="of the simulator's demo at scale 1")
+    parser.add_argument("--recipe", default=RECIPE)
+    parser.add_argument("--test-from")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch, found = Path(folder), []
+        worlds = [(f"scale {one:g}", one, 4) for one in given.scales] + [(f"{one} domains", 1.0, one) for one in given.domains]
+        for name, scale, domains in worlds:
+            datasets.synth("demo", scratch / name, 0, scale, domains, None)
+            found.append(night(name, scratch / name, scratch, given.recipe, None))
+        found += [night(one.name, one, scratch, given.recipe, given.test_from) for one in given.data]
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
