@@ -113,6 +113,7 @@ class Pipeline:
         device: Device | None = None,
     ) -> None:
         self._together: Together = device or Meeting(metrics.together)
+        self._on_device = device is not None
         self._rows, self._ads = rows, ads
         self._metrics = metrics
         self._redis_seconds = redis_timeout_ms / 1000
@@ -218,7 +219,8 @@ class Pipeline:
 
     async def _rank(self, work: Work, deadline: float) -> None:
         if work.bundle.ranker is not None and len(work.rows):
-            await self._attempt("rank", work, self._together.do(("rank", id(work.bundle)), _rank_in_time, (work, deadline)))
+            rank, among = (_rank_at_once, work.domain.number) if self._on_device else (_rank_in_time, None)
+            await self._attempt("rank", work, self._together.do(("rank", id(work.bundle), among), rank, (work, deadline)))
             if work.p_click is None and "rank" not in work.degraded:
                 work.degraded.append("deadline")
         if work.p_click is None:
@@ -240,10 +242,17 @@ class Pipeline:
 
 
 def _rank_in_time(asked: Sequence[tuple[Work, float]]) -> None:
-    """One after the other, for a ranker's graph has one user; not those whose deadline has passed when their turn comes."""
+    """One after the other, for a user's work is done once; not those whose deadline has passed when their turn comes."""
     for work, deadline in asked:
         if perf_counter() <= deadline:
             stages.rank(work)
+
+
+def _rank_at_once(asked: Sequence[tuple[Work, float]]) -> None:
+    """On a GPU, where candidates of several requests cost hardly more than those of one."""
+    works = [work for work, deadline in asked if perf_counter() <= deadline]
+    if works:
+        stages.rank_at_once(works)
 
 
 def domain_of(bundle: Bundle, name: str) -> DomainModel:

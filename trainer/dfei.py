@@ -120,7 +120,7 @@ class DomainFeatures(nn.Module):
         """z_BK. h3 is moved to the query's side and h1 behind the weighted sum (the weights sum to one): the same numbers at
         B D K of work for any D."""
         query_BK = self.query(e_Bn) @ self.key.weight / self.width**0.5
-        if v_RDK.shape[0] == 1:
+        if v_RDK.shape[0] == 1 and not torch.onnx.is_in_onnx_export():  # a graph also takes one row of vectors a candidate
             mixed_BK = torch.softmax(query_BK @ v_RDK[0].T, dim=1) @ v_RDK[0]
         else:
             weight_BD1 = torch.softmax(v_RDK @ query_BK[:, :, None], dim=1)
@@ -130,8 +130,10 @@ class DomainFeatures(nn.Module):
 
     def own(self, v_RDK: Tensor, domain_R: Tensor, rows: int) -> Tensor:
         """v_BK of each row's own domain."""
+        if domain_R.shape[0] == 1:
+            return v_RDK.index_select(1, domain_R).squeeze(1).expand(rows, -1)
         if v_RDK.shape[0] == 1:
-            return v_RDK[0][domain_R].expand(rows, -1)
+            return v_RDK[0][domain_R]
         return v_RDK[torch.arange(rows, device=domain_R.device), domain_R]
 
 

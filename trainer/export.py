@@ -31,6 +31,7 @@ Arrays = dict[str, NDArray[Any]]
 OPSET = 18
 _OUTPUT = "mdrec_output"
 _EXAMPLE_ROWS = 3  # any number but 0 and 1, which the exporter would take for constants
+SHARED_ROWS = "shared_rows"  # the size of that axis in a ranker's graph
 _SHARED: tuple[BlockName, ...] = ("user", "context")  # one row in a request, whatever the number of candidates
 
 
@@ -202,13 +203,16 @@ def _export(
 
 
 def _declare(graph: onnx.GraphProto, names: Sequence[str], feeds: Arrays, dynamic: Sequence[str]) -> None:
-    """All inputs, in order: tracing leaves out the ones a model does not read (popularity reads no user)."""
+    """All inputs, in order: tracing leaves out the ones a model does not read (popularity reads no user). What all candidates
+    share has one row, or one a candidate: candidates of several requests in a run."""
     declared = {one.name: one for one in graph.input}
     for name in names:
+        first = "rows" if name in dynamic else feeds[name].shape[0] if name == "domain" else SHARED_ROWS
         if name not in declared:
             kind = onnx.helper.np_dtype_to_tensor_dtype(feeds[name].dtype)
-            shape = ["rows" if name in dynamic else feeds[name].shape[0], *feeds[name].shape[1:]]
-            declared[name] = onnx.helper.make_tensor_value_info(name, kind, shape)
+            declared[name] = onnx.helper.make_tensor_value_info(name, kind, [first, *feeds[name].shape[1:]])
+        elif first == SHARED_ROWS:
+            declared[name].type.tensor_type.shape.dim[0].dim_param = first
     ordered = [onnx.ValueInfoProto.FromString(declared[name].SerializeToString()) for name in names]
     graph.ClearField("input")
     graph.input.extend(ordered)

@@ -37,6 +37,9 @@ class Net:
     def column(self, codes: str, at: int) -> str:
         return self.op("Gather", codes, self.constant(np.array(at, dtype=np.int64)), axis=1)
 
+    def total(self, value: str, *axes: int) -> str:
+        return self.op("ReduceSum", value, self.constant(np.array(axes)), keepdims=0)
+
     def rows(self, table: np.ndarray, at: str) -> str:
         return self.op("Gather", self.constant(table), at, axis=0)
 
@@ -66,28 +69,25 @@ def ad_tower(path: Path, table_NE: np.ndarray, column: int = 0) -> None:
 def ranker(
     path: Path, user_DNE: np.ndarray, ad_NE: np.ndarray, hour_N: np.ndarray, bias: float, vectors: bool, ad_column: int = 0
 ) -> list[str]:
-    """p = sigmoid(4 <user, ad> + hour + temperature + bias + sum of the domain's user vector). Returns its input names."""
+    """p = sigmoid(4 <user, ad> + hour + temperature + bias + sum of the domain's user vector). Returns its input names. What
+    candidates share has S rows: one, or one a candidate."""
     net = Net()
     n_domains, n_users, _ = user_DNE.shape
-    user = net.column(net.input("user_codes", np.int32, [1, "Iu"]), 0)
-    hour = net.column(net.input("context_codes", np.int32, [1, "Ic"]), 0)
-    dense = net.input("context_dense", np.float32, [1, "Nc"])
+    user = net.column(net.input("user_codes", np.int32, ["S", "Iu"]), 0)
+    hour = net.column(net.input("context_codes", np.int32, ["S", "Ic"]), 0)
+    dense = net.input("context_dense", np.float32, ["S", "Nc"])
     ad = net.column(net.input("ad_codes", np.int32, ["C", "Ia"]), ad_column)
     domain = net.input("domain", np.int64, [1])
     inputs = ["user_codes", "context_codes", "context_dense", "ad_codes", "domain"]
     key = net.op("Add", net.op("Mul", domain, net.constant(np.array([n_users]))), net.op("Cast", user, to=TensorProto.INT64))
-    wants_1E = net.rows(user_DNE.reshape(n_domains * n_users, -1), key)
-    match_C = net.op(
-        "Squeeze",
-        net.op("MatMul", net.rows(ad_NE * 4, ad), net.op("Transpose", wants_1E)),
-        net.constant(np.array([1])),
-    )
+    wants_SE = net.rows(user_DNE.reshape(n_domains * n_users, -1), key)
+    match_C = net.total(net.op("Mul", net.rows(ad_NE * 4, ad), wants_SE), 1)
     logit = net.op("Add", match_C, net.rows(hour_N.astype(np.float32), hour))
-    logit = net.op("Add", logit, net.op("ReduceSum", dense, keepdims=0))
+    logit = net.op("Add", logit, net.total(dense, 1))
     logit = net.op("Add", logit, net.constant(np.float32(bias)))
     if vectors:
-        own = net.op("Gather", net.input("user_vectors", np.float32, [1, "D", "K"]), domain, axis=1)
-        logit = net.op("Add", logit, net.op("ReduceSum", own, keepdims=0))
+        own = net.op("Gather", net.input("user_vectors", np.float32, ["S", "D", "K"]), domain, axis=1)
+        logit = net.op("Add", logit, net.total(own, 1, 2))
         inputs.append("user_vectors")
     net.op("Sigmoid", logit, out="p_click")
     net.save(path, "p_click", ["C"])

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from server import stages
 from server.bundle import Bundle
 from server.device import Device
+from server.inference import F32, Feeds, Graph
 from server.metrics import Metrics
 from server.stages import Work
 from tests.server.crowd import assert_same_answers, one_by_one, pipeline, questions
@@ -124,3 +126,28 @@ def test_requests_that_meet_on_a_device_are_answered_as_alone(home: Path) -> Non
     device.close()
     assert sizes[:5] == [1, *[15] * 4]  # the gate, then the searches of each domain in one call
     assert_same_answers(alone, together)
+
+
+def test_requests_of_one_domain_are_ranked_in_one_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(ads=240)
+    bundle = Bundle(world.build(home))
+    here = [one for one in questions(world) if one.domain == world.domains[0]]
+    works = asyncio.run(one_by_one(pipeline(world, Metrics()), bundle, here))
+    for number, work in enumerate(works):
+        work.rows = work.rows[: 3 + number]
+        stages.rank(work)
+    alone = [(work.p_click, work.rank_scores) for work in works]
+    counts: list[int] = []
+    run = Graph.run
+
+    def counted(graph: Graph, feeds: Feeds) -> F32:
+        counts.append(len(feeds["ad_codes"]))
+        return run(graph, feeds)
+
+    monkeypatch.setattr(Graph, "run", counted)
+    stages.rank_at_once(works)
+    assert counts == [sum(len(work.rows) for work in works)]
+    for work, (p_click, rank_scores) in zip(works, alone, strict=True):
+        assert work.p_click is not None and p_click is not None
+        np.testing.assert_allclose(work.p_click, p_click, rtol=1e-5)
+        np.testing.assert_allclose(work.rank_scores, rank_scores, rtol=1e-5)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ranker_world import Batch, batch, export, one_request, run, schema
@@ -144,10 +145,10 @@ def pick(inputs: Inputs, rows: Tensor) -> Inputs:
     return Inputs(*(None if one is None else one[rows] for one in inputs))
 
 
-def vectors(model: Ranker, rows: int) -> Tensor | None:
+def vectors(model: Ranker, rows: int, seed: int = 5) -> Tensor | None:
     if model.user_vectors is None:
         return None
-    return torch.randn(rows, DOMAINS, model.user_vectors.dimension, generator=torch.Generator().manual_seed(5))
+    return torch.randn(rows, DOMAINS, model.user_vectors.dimension, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -202,6 +203,23 @@ def test_exported_graph_agrees(name: str, tmp_path: Path) -> None:
             with torch.no_grad():
                 expected = torch.sigmoid(model.calibrated(here)).numpy()
             assert abs(run(session, here) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_its_graph_takes_candidates_of_several_requests(name: str, tmp_path: Path) -> None:
+    """Of one domain, what a request's candidates share repeated for each of them, as a gateway on a GPU asks."""
+    model = stirred(name)
+    session, counts = export(model, tmp_path / "ranker.onnx"), (4, 1, 9)
+    requests = [
+        one_request(batch(rows, DOMAINS, seed, domain=1).inputs, vectors(model, 1, seed)) for seed, rows in enumerate(counts)
+    ]
+    joined = {
+        field: torch.cat([one.expand(rows, *one.shape[1:]) for one, rows in zip(values, counts, strict=True)])
+        for field in Inputs._fields
+        if field != "domain" and (values := [getattr(one, field) for one in requests])[0] is not None
+    }
+    together = run(session, Inputs(**{"user_vectors": None, "domain": requests[0].domain, **joined}))
+    assert abs(together - np.concatenate([run(session, one) for one in requests])).max() < 1e-6
 
 
 @pytest.mark.parametrize("name", MODELS)
