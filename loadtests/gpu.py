@@ -90,12 +90,12 @@ def _searched(quick: bool) -> bool:
 
 
 def _ranked(quick: bool) -> bool:
-    """The bundle's graph in ONNX Runtime on both devices, then the graph of repeated users, which can hold many requests."""
+    """The bundle's graph in ONNX Runtime on both devices, then several requests in one run of it, as a gateway on a GPU ranks."""
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         print("ranking: not measured, this ONNX Runtime has no CUDA provider")
         return False
     print(
-        f"{'ranking':<16}{'ads':>6}{'CPU ms':>9}{'GPU ms':>9}{'difference':>12}   GPU, repeated users: ms a request of {BATCHES}"
+        f"{'ranking':<16}{'ads':>6}{'CPU ms':>9}{'GPU ms':>9}{'difference':>12}   GPU, several in one run: ms a request of {BATCHES}"
     )
     agree = True
     models = ranker_forms.models()
@@ -112,7 +112,6 @@ def _ranker(name: str, model: Ranker, path: Path) -> bool:
     if gpu.providers[0] != "CUDAExecutionProvider":
         print(f"{name}: the session got {gpu.providers}")
         return False
-    repeated = ranker_forms.plain(model, names, ("CUDAExecutionProvider", {"use_tf32": "0"}))
     worst = 0.0
     for count in CANDIDATES:
         feeds = export.random_feeds(schema, names, model, count, np.random.default_rng(0))
@@ -120,15 +119,12 @@ def _ranker(name: str, model: Ranker, path: Path) -> bool:
         of_cpu, of_gpu = _alternating(partial(cpu.run, feeds), partial(gpu.run, feeds))
         many = []
         for batch in BATCHES:
-            wide = {key: ranker_forms.tiled(key, _times(key, value, batch), count * batch) for key, value in feeds.items()}
-            many.append(_alternating(partial(repeated, wide))[0] / batch)
+            together = partial(gpu.run_requests, [feeds] * batch, [count] * batch)
+            worst = max(worst, *(float(np.abs(cpu.run(feeds) - one).max()) for one in together()))
+            many.append(_alternating(together)[0] / batch)
         shown = ", ".join(f"{one:.3f}" for one in many)
         print(f"{name:<16}{count:>6}{of_cpu:9.3f}{of_gpu:9.3f}{difference:12.1e}   {shown}", flush=True)
     return worst <= TOLERANCE
-
-
-def _times(name: str, value: np.ndarray[Any, Any], batch: int) -> np.ndarray[Any, Any]:
-    return np.tile(value, (batch, *[1] * (value.ndim - 1))) if name.startswith("ad_") else value
 
 
 def _trained(quick: bool, bandwidth: float) -> bool:

@@ -152,11 +152,11 @@ class _Plain(nn.Module):
         return torch.sigmoid(self.model.calibrated(inputs))
 
 
-def plain(model: Ranker, names: list[str], provider: Any = "CPUExecutionProvider") -> Callable[[Feeds], Any]:
+def plain(model: Ranker, names: list[str]) -> Callable[[Feeds], Any]:
     """A session on the model as torch.onnx.export gives it with its defaults."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = ort.InferenceSession(plain_graph(model, schema(), names), options, providers=[provider])
+    session = ort.InferenceSession(plain_graph(model, schema(), names), options, providers=["CPUExecutionProvider"])
     read = {one.name for one in session.get_inputs()}
     return lambda given: session.run(None, {name: value for name, value in given.items() if name in read})[0]
 
