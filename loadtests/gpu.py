@@ -95,7 +95,7 @@ def _ranked(quick: bool) -> bool:
         print("ranking: not measured, this ONNX Runtime has no CUDA provider")
         return False
     print(
-        f"{'ranking':<16}{'ads':>6}{'CPU ms':>9}{'GPU ms':>9}{'difference':>12}   GPU, several in one run: ms a request of {BATCHES}"
+        f"{'ranking':<16}{'ads':>6}{'CPU ms':>9}{'GPU ms':>9}{'difference':>12}   GPU, many in one run: ms a request of {BATCHES}"
     )
     agree = True
     models = ranker_forms.models()
