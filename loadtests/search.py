@@ -112,7 +112,7 @@ def usearch(library: Any, ads_NE: Matrix, k: int) -> Iterator[tuple[str, Callabl
 
 
 def scann(library: Any, ads_NE: Matrix, k: int) -> Iterator[tuple[str, Callable[[int], Search], int]]:
-    """Its two efforts: leaves visited, for each of three numbers of ads scored exactly."""
+    """Its two efforts: leaves visited, for each of five numbers of ads scored exactly."""
     leaves = round(2 * len(ads_NE) ** 0.5)
     builder = library.scann_ops_pybind.builder(ads_NE, k, "dot_product")
     builder = builder.tree(num_leaves=leaves, num_leaves_to_search=8, training_sample_size=min(len(ads_NE), 64 * leaves))
@@ -125,7 +125,7 @@ def scann(library: Any, ads_NE: Matrix, k: int) -> Iterator[tuple[str, Callable[
 
         return at
 
-    for factor in (1.5, 2.5, 4):
+    for factor in (1.5, 2.5, 4, 8, 16):
         yield f"reordering {round(factor * k)}, leaves", with_reorder(round(factor * k)), 8
 
 
