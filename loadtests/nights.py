@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -49,15 +48,15 @@ def night(name: str, data: Path, scratch: Path, recipe: str, test_from: str | No
     command = [sys.executable, "-m", "deploy.cli", "nightly", "--data", str(data), "--recipe", recipe]
     command += ["--test-from", test_from] if test_from else []
     environment = {key: value for key, value in os.environ.items() if key != "MDREC_REDIS_URL"}
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, env={**environment, "MDREC_HOME": str(home)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise BadInput(f"the night of {name} ended with {done.returncode}: {done.stdout.decode()[-2000:]}")
+    log = scratch / f"{name}.log"
+    with log.open("wb") as out:
+        running = subprocess.Popen(command, env={**environment, "MDREC_HOME": str(home)}, stdout=out, stderr=out)
+        _, status, used = os.wait4(running.pid, 0)  # of this night alone, its own children among it
+    if status:
+        raise BadInput(f"the night of {name} ended with {os.waitstatus_to_exitcode(status)}: {log.read_text()[-2000:]}")
     ((record,), _) = read_nights(home, 1)
-    cpu = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
     rows = int(Dataset.open(data).scan_events().select(pl.len()).collect().item())
-    return Measured(name, rows, record, cpu, after.ru_maxrss / 1024)
+    return Measured(name, rows, record, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 
 
 def table(nights: list[Measured]) -> str:
