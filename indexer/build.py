@@ -16,7 +16,7 @@ from indexer.policy import IndexSpec
 _FACTORY = {"ivf_flat": "IVF{nlist},Flat", "ivf_sq8": "IVF{nlist},SQ8"}
 _TRAINING_ADS_PER_LIST = 64  # 100k ads: half the k-means time of FAISS's 256 for at most .003 of recall
 FARTHEST = 1600  # hundredths of a deviation: further no ad of a list is
-_FINENESS = 32  # time goes with effort: of coded lists an eighth further is a fifth more
+_FINENESS = 32  # time goes with effort
 _ROUNDING = 1e-5  # relative: two summation orders of one float32 inner product
 _GATHERED_AT_ONCE = 1 << 22
 

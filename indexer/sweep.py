@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import time
@@ -27,6 +28,8 @@ from indexer.build import build_index, train
 from indexer.coded import CodedIndex
 from indexer.index import FaissCpuIndex, Index, Matrix, StoredIndex
 from indexer.policy import IndexSpec, candidates
+
+_log = logging.getLogger("mdrec.indexer")
 
 SECONDS = 60.0  # no further candidate is begun after that; the one begun last may end later
 _ROUNDS = 5
@@ -73,10 +76,20 @@ def fastest(vectors_AE: Matrix, queries_QE: Matrix, wanted: Wanted, memory: Path
     note = memory / f"{_key(vectors_AE, wanted)}.json" if memory is not None else None
     trained: dict[IndexSpec, Any] = {}
     points = _remembered(note)
-    if not points:
-        points = _measured(vectors_AE, queries_QE[:_QUERIES], specs, wanted, trained)
-        if note is not None:
-            write_json(note, [point.model_dump() for point in points])
+    if points:
+        try:
+            return _chosen(vectors_AE, queries_QE, points, wanted, trained)
+        except WorkFailed as error:
+            _log.info("measured anew, what was the fastest index no longer is one: %s", error)
+    points = _measured(vectors_AE, queries_QE[:_QUERIES], specs, wanted, trained)
+    if note is not None:
+        write_json(note, [point.model_dump() for point in points])
+    return _chosen(vectors_AE, queries_QE, points, wanted, trained)
+
+
+def _chosen(
+    vectors_AE: Matrix, queries_QE: Matrix, points: list[SweptIndex], wanted: Wanted, trained: dict[IndexSpec, Any]
+) -> Swept:
     (chosen,) = (IndexSpec(one.kind, one.nlist, one.nprobe, one.reach) for one in points if one.chosen)
     known = next((index for spec, index in trained.items() if (spec.kind, spec.nlist) == (chosen.kind, chosen.nlist)), None)
     return Swept(chosen, *_build(vectors_AE, queries_QE, chosen, wanted, known), points)

@@ -25,9 +25,8 @@ from contracts.aliases import Aliases
 from contracts.manifest import MANIFEST, Manifest
 from loadtests.open_loop import MDREC, Client, ask
 from loadtests.peers import processes
-from loadtests.peers.__main__ import WORLD
 from loadtests.peers.catalogue import MDREC_NAME, PEERS
-from loadtests.peers.compare import Cores, pinned, start, world_of, world_redis
+from loadtests.peers.compare import WORLD, Cores, pinned, start, world_of, world_redis
 from loadtests.peers.world import RECIPE
 from loadtests.peers.world_traffic import world_traffic
 from loadtests.traffic import Traffic
@@ -83,6 +82,14 @@ async def _drive(url: str, traffic: Traffic, aliases: Aliases, ids: list[str], c
     return answers, swaps
 
 
+def divided(answers: list[Answer], swaps: list[Swap]) -> tuple[list[Answer], list[Answer]]:
+    """Those that some swap met, and the others."""
+    met, others = list[Answer](), list[Answer]()
+    for one in answers:
+        (met if any(one.done > swap.moved and one.sent < swap.served for swap in swaps) else others).append(one)
+    return met, others
+
+
 def _copies(world: Path, count: int) -> list[str]:
     """Ids of that many bundles beside the one that serves, its files shared."""
     aliases = Aliases(world)
@@ -116,8 +123,7 @@ def measure(world: Path, swaps: int, callers: int) -> None:
         aliases.move(RECIPE, serving.bundle_id)
         for one in ids:
             shutil.rmtree(aliases.bundle_directory(one))
-    during = [one for one in answers if any(one.done > swap.moved and one.sent < swap.served for swap in made)]
-    rest = [one for one in answers if one not in set(during)]
+    during, rest = divided(answers, made)
     seconds = [swap.served - swap.moved for swap in made]
     print(f"{len(made)} swaps, {callers} callers: from the move to the first answer of the new bundle {_spread(seconds)} s")
     for name, those in (("at rest", rest), ("during a swap", during)):

@@ -81,10 +81,10 @@ def router(gateway: Gateway) -> APIRouter:
     async def record(who: str, why: str, diff: dict[str, list[Any]]) -> None:
         await off_loop(lambda: store.note(who=who, why=why, diff=diff))
 
-    admin_experiments.add(routes, gateway, store, off_loop)
+    write = Writer(gateway, store, off_loop)
+    admin_experiments.add(routes, store, off_loop, write)
     admin_promotion.add(routes, gateway, store, off_loop)
     admin_watch.add(routes, gateway, store, off_loop)
-    write = Writer(gateway, store, off_loop)
     admin_trials.add(routes, gateway, client, store, off_loop, write)
     admin_caps.add(routes, gateway, store, off_loop, write)
     admin_ads.add(routes, gateway, record)

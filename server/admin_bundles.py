@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from contracts.aliases import Alias
 from contracts.errors import BundleError
 from contracts.manifest import DomainEntry, Gate, Manifest
-from server.admin_experiments import OffLoop
+from server.admin_write import OffLoop
 from server.gateway import Gateway
 from server.polling import IfNoneMatch, answers, polled
 

@@ -14,8 +14,8 @@ from abtest.caps import Cap
 from abtest.definitions import Definitions
 from abtest.experiments import ExperimentStore
 from server.admin_ads import IfMatch, Why, known_domain
-from server.admin_experiments import OffLoop, Reason
-from server.admin_write import DryRun, Writer
+from server.admin_experiments import Reason
+from server.admin_write import DryRun, OffLoop, Writer
 from server.errors import Problem
 from server.gateway import Gateway
 from server.openapi import problems

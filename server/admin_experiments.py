@@ -8,29 +8,22 @@ answered, and nothing stored. All workers follow at once.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from abtest import actions
 from abtest.definitions import Definitions, Rule, parse, recipe_shown
-from abtest.experiments import Amend, ExperimentStore, Snapshot, differences
+from abtest.experiments import Amend, ExperimentStore, Snapshot
 from abtest.ramp import ramp
 from server.admin_ads import IfMatch, Why, version_named
+from server.admin_write import DryRun, OffLoop, Writer, expected_version
 from server.errors import Problem
-from server.gateway import Gateway
 from server.openapi import problems
 from server.operators import Operator
 
-T = TypeVar("T")
 Json = dict[str, Any]
-DryRun = Annotated[bool, Query(description="check and answer the diff, store nothing")]
-
-
-class OffLoop(Protocol):
-    def __call__(self, work: Callable[[], T]) -> Awaitable[T]: ...
 
 
 class Reason(BaseModel):
@@ -58,28 +51,12 @@ class KillSwitch(Reason):
     on: bool = Field(description="true: everybody gets the champion; false: experiments are as they were")
 
 
-def add(routes: APIRouter, gateway: Gateway, store: ExperimentStore, off_loop: OffLoop) -> None:
+def add(routes: APIRouter, store: ExperimentStore, off_loop: OffLoop, writer: Writer) -> None:
     path = "/experiments"
     errors = problems(404, 412, 422, 428)
 
     async def write(response: Response, amend: Amend, who: str, why: str, expected: int | None, dry_run: bool) -> Json:
-        def work() -> tuple[Snapshot, dict[str, list[Any]]]:
-            if dry_run:
-                return store.rehearse(amend, expected)
-            diff: dict[str, list[Any]] = {}
-
-            def watched(now: Definitions) -> Definitions:
-                nonlocal diff
-                after = amend(now)
-                diff = differences(now, after)
-                return after
-
-            return store.change(watched, who=who, why=why, expected_version=expected), diff
-
-        after, diff = await off_loop(work)
-        if not dry_run:
-            await gateway.experiments.refresh()
-            response.headers["ETag"] = f'"{after.version}"'
+        after, diff = await writer.change(response, amend, who, why, expected, dry_run)
         return {**shown(after), "diff": diff, "dry_run": dry_run}
 
     @routes.get(path)
@@ -165,13 +142,6 @@ def amend_known(key: str, amend: Amend) -> Amend:
         return amend(now)
 
     return checked
-
-
-def expected_version(if_match: str | None, dry_run: bool = False) -> int | None:
-    """The version that a write names. Raises 428 where it names none and is no rehearsal."""
-    if if_match is None and not dry_run:
-        raise Problem(428, "precondition-required", "send `If-Match` with the ETag of the definitions you read", field="If-Match")
-    return version_named(if_match)
 
 
 def shown(found: Snapshot) -> Json:

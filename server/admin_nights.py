@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel
 
 from contracts.nights import KEEP_NIGHTS, DamagedNight, NightRecord, read_nights
-from server.admin_experiments import OffLoop
+from server.admin_write import OffLoop
 from server.gateway import Gateway
 from server.polling import IfNoneMatch, answers, polled
 

@@ -12,7 +12,8 @@ from pydantic import Field
 from abtest.experiments import ExperimentStore, Snapshot
 from abtest.promotion import Promoter, Promotion
 from server.admin_ads import IfMatch
-from server.admin_experiments import OffLoop, Reason, amend_known, expected_version, shown
+from server.admin_experiments import Reason, amend_known, shown
+from server.admin_write import OffLoop, expected_version
 from server.gateway import Gateway
 from server.openapi import problems
 from server.operators import Operator

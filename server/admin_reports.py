@@ -12,7 +12,7 @@ from fastapi import APIRouter, Response
 from abtest.experiments import ExperimentStore
 from abtest.report_models import ReportData, read_report
 from contracts.errors import WorkFailed
-from server.admin_experiments import OffLoop
+from server.admin_write import OffLoop
 from server.errors import Problem
 from server.gateway import Gateway
 from server.polling import IfNoneMatch, answers, polled

@@ -25,8 +25,8 @@ from contracts.errors import BundleError
 from contracts.keys import shadow_counts
 from contracts.manifest import Manifest
 from server.admin_ads import IfMatch, Why, known_domain
-from server.admin_experiments import OffLoop, Reason
-from server.admin_write import DryRun, Writer
+from server.admin_experiments import Reason
+from server.admin_write import DryRun, OffLoop, Writer
 from server.errors import Problem
 from server.gateway import Gateway
 from server.openapi import problems

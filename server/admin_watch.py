@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from abtest.experiments import ExperimentStore
 from server import admin_bundles, admin_drift, admin_health, admin_nights, admin_reports
-from server.admin_experiments import OffLoop
+from server.admin_write import OffLoop
 from server.gateway import Gateway
 from server.operators import Operator
 

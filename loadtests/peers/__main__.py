@@ -21,7 +21,6 @@ from loadtests.peers import compare, install
 from loadtests.peers.catalogue import MDREC_NAME, PEERS
 
 ENVIRONMENTS = Path(".mdrec/peers")
-WORLD = Path(".mdrec/bench")
 REPORT = Path(".mdrec/peers-report")
 
 
@@ -31,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PEERS)}; or `install` and names")
     parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, help="where peers are installed")
-    parser.add_argument("--world", type=Path, default=WORLD, help="built there, if it is not (loadtests/peers/world.py)")
+    parser.add_argument("--world", type=Path, default=compare.WORLD, help="built there, if it is not (loadtests/peers/world.py)")
     parser.add_argument("--ads", type=int, default=100_000, help="of a world that has to be built")
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds of closed-loop load")
     parser.add_argument("--seconds", type=float, default=2.5, help="of closed-loop load, a server, round and number of callers")

@@ -37,6 +37,7 @@ from loadtests.peers.world_traffic import world_traffic
 from loadtests.traffic import Traffic
 
 K = 10
+WORLD = Path(".mdrec/bench")  # where the world is built
 _ASKED = 20  # users on whom answers are compared
 _FRACTIONS = (0.3, 0.6, 0.8, 0.95)  # of a server's capacity, in open-loop load
 _STEPS = 3  # further rates, towards the highest that is held
