@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from deploy.steps import Steps
 from trainer.checkpoint import WEIGHTS
 from trainer.fit import catch_up
-from trainer.recipes import ranker_plan
+from trainer.recipes import ranker_plan, recipe
 from trainer.tables import Tables
 from trainer.train import (
     TrainedRanker,
@@ -22,8 +22,19 @@ from trainer.train import (
     train_retriever,
 )
 
+Side = Literal["retriever", "ranker"]
+
 HELD_OUT = ("valid", "test")  # in the order of time
 _BEFORE = {"valid": "train", "test": "valid"}
+
+
+def halves_of(recipes: Iterable[str]) -> dict[Side, list[str]]:
+    """The names that recipes are made of, each once."""
+    parsed = [recipe(name) for name in recipes]
+    return {
+        "retriever": list(dict.fromkeys(one.retriever for one in parsed if one.retriever)),
+        "ranker": list(dict.fromkeys(one.ranker for one in parsed if one.ranker)),
+    }
 
 
 class Halves:
@@ -35,6 +46,13 @@ class Halves:
         self._facts = {**facts, "seed": seed}
         self._steps = steps
         self._seed = seed
+
+    def train(self, side: Side, name: str) -> None:
+        """Through the test, so that loading it later only reads."""
+        (self._retriever if side == "retriever" else self._ranker)(name, "test")
+
+    def finished(self, side: Side, name: str) -> bool:
+        return self._steps.finished(f"test-{name}", self._of(name))
 
     def judged_retriever(self, name: str) -> TrainedRetriever:
         return load_retriever(name, self._tables, self._seed, self._retriever(name, "valid"))

@@ -15,14 +15,14 @@ class NightLog:
     def __init__(self, home: Path, now: Callable[[], datetime]) -> None:
         self._home, self._now = home, now
         self.record = NightRecord.begin(now())
-        self._begun: list[str] = []  # a step may run others
+        self._begun: list[str] = []  # a step may run others; the last is shown of several at once
 
     def step(self, name: str, seconds: float | None, reused: bool) -> None:
         """seconds: None where the step begins."""
         if seconds is None:
             self._begun.append(name)
         else:
-            if not reused:
+            if name in self._begun:  # not where it is reused
                 self._begun.remove(name)
             if all(one.name != name for one in self.record.steps):
                 self.record.steps.append(NightStep(name=name, seconds=seconds, reused=reused))

@@ -17,9 +17,10 @@ import redis
 
 from contracts.aliases import Aliases
 from contracts.errors import BadInput, WorkFailed
+from deploy import side_by_side
 from deploy.close_day import drain, logged_events
 from deploy.experiments_report import report_experiments
-from deploy.halves import Halves
+from deploy.halves import Halves, halves_of
 from deploy.night_log import diary
 from deploy.publish import Publisher
 from deploy.retention import retire
@@ -69,11 +70,14 @@ def nightly(
         facts = {"dataset": dataset.digest(), "test_from": test_from}
         tables_path = steps.run("tables", facts, lambda path: _tabulate(dataset, path, test_from))
         tables = Tables.open(tables_path)
+        aliases = Aliases(home)
+        wanted = recipes or aliases.recipes() or [DEFAULT_RECIPE]
         halves = Halves(tables, facts, steps, seed)
         publisher = Publisher(tables, halves, home, client, steps, seed)
         night = Night()
-        aliases = Aliases(home)
-        for recipe in recipes or aliases.recipes() or [DEFAULT_RECIPE]:
+        to_train = halves_of(one for one in wanted if not publisher.published(one))
+        side_by_side.train(tables_path, facts, seed, to_train, home / "work", say, log.step)
+        for recipe in wanted:
             try:
                 manifest = publisher.publish(recipe)
             except WorkFailed as error:

@@ -44,14 +44,21 @@ class Publisher:
         self.judged: dict[str, list[Gate]] = {}
         """By recipe, the gates of its evaluation and export, those that failed among them."""
 
+    def published(self, name: str) -> bool:
+        """Whether tonight's bundle of the recipe is there already: it then needs no training."""
+        return (self._aliases.bundle_directory(self._bundle_id(name, self._facts(name))) / MANIFEST).is_file()
+
+    def _facts(self, name: str) -> dict[str, Any]:
+        return {"tables": self._tables.digest, "recipe": name, "seed": self._seed}
+
     def publish(self, name: str) -> Manifest:
         """Build the bundle of a recipe unless it is there, and see that its features are in Redis. Raises WorkFailed when a gate
         fails."""
         recipe = recipe_of(name)
-        facts = {"tables": self._tables.digest, "recipe": name, "seed": self._seed}
+        facts = self._facts(name)
         bundle_id = self._bundle_id(name, facts)
         directory = self._aliases.bundle_directory(bundle_id)
-        if not (directory / MANIFEST).is_file():
+        if not self.published(name):
             verdict = self._evaluated(name, facts)
             retriever = self._halves.final_retriever(str(recipe.retriever))
             ranker = self._halves.final_ranker(recipe.ranker) if recipe.ranker else None

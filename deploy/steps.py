@@ -35,6 +35,9 @@ class Steps:
     def path(self, name: str, depends_on: Mapping[str, Any]) -> Path:
         return self._directory / f"{name}-{digest({**depends_on, 'source': self.source})[:16]}"
 
+    def finished(self, name: str, depends_on: Mapping[str, Any]) -> bool:
+        return (self.path(name, depends_on) / _DONE).is_file()
+
     def run(self, name: str, depends_on: Mapping[str, Any], work: Callable[[Path], object], resumable: bool = False) -> Path:
         """Return the finished step's directory. A step that is not `resumable` starts from an empty directory."""
         path = self.path(name, depends_on)

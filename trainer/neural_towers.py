@@ -173,7 +173,9 @@ class NeuralTowers(TwoTower):
             settle([self.graph], measure)
 
     def narrowed(self, side: BlockName, domain: int) -> TwoTower:
-        return self._with(embedding=self.embedding.narrowed(side))
+        """Without the other side's tower, too: what looks at every module of a model takes half of an export."""
+        other = "ad_tower" if side == "user" else "user_tower"
+        return self._with(embedding=self.embedding.narrowed(side), **{other: nn.Identity()})
 
     def _user(self, codes: Tensor, dense: Tensor, domain: int) -> tuple[Tensor, Tensor]:
         """The towers' part of the embedding, and the tokens that it is made of."""

@@ -12,22 +12,20 @@ import json
 import os
 import re
 import shutil
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from contracts.files import aside, exclusive, read_json, write_json
+from trainer import workers
 from trainer.explain import explain_ranker, explain_retriever
 from trainer.fit import catch_up
 from trainer.measure import Measured, measure_ranker, measure_retriever
@@ -129,7 +127,7 @@ class Trials:
                 yield trial, error
             return
         os.environ["OMP_NUM_THREADS"] = "1"  # read by the processes to come: two of one thread do twice the work of one of two
-        pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin)
+        pool = ProcessPoolExecutor(jobs, get_context("spawn"), workers.begin, (1,))
         try:
             where = self.tables.directory, self.tables.refreshed, self.directory
             futures: dict[Future[None], Trial] = {
@@ -166,20 +164,6 @@ class Trials:
         mark = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
         name = re.sub(r"[^A-Za-z0-9_]", "-", trial.half)
         return self.directory / "results" / f"{name}-{trial.seed}-{mark}.json"
-
-
-def _begin() -> None:
-    """In a new process: one thread; Ctrl-C is its parent's to hear; and it does not outlive a parent that is killed."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _run_elsewhere(tables: Path, refreshed: bool, directory: Path, trial: Trial, path: Path) -> None:
