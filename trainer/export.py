@@ -32,6 +32,8 @@ OPSET = 18
 _OUTPUT = "mdrec_output"
 _EXAMPLE_ROWS = 3  # any number but 0 and 1, which the exporter would take for constants
 SHARED_ROWS = "shared_rows"  # the size of that axis in a ranker's graph
+_RAW_DATA = b"\x4a"  # how a tensor's bytes begin in a file: field 9, then their number
+_ALIGNMENT = 64
 _SHARED: tuple[BlockName, ...] = ("user", "context")  # one row in a request, whatever the number of candidates
 
 
@@ -199,7 +201,24 @@ def _export(
     _rename(model.graph, {output: f"{output}_inside", _OUTPUT: output})
     _declare(model.graph, module.names, feeds, dynamic)
     onnx.helper.set_model_props(model, dict(notes or {}))
-    write_bytes(path, model.SerializeToString(deterministic=True))
+    write_bytes(path, _aligned(model))
+
+
+def _aligned(model: onnx.ModelProto) -> bytes:
+    """The file, its largest weights at a multiple of 64 bytes: gateways map these (server/onnx_file.py). The model's
+    description, of any length up to 64, stands before its graph."""
+    model.doc_string = " "
+    data = model.SerializeToString(deterministic=True)
+    largest = max(model.graph.initializer, key=lambda one: len(one.raw_data), default=None)
+    if largest is None:
+        return data
+    size = len(largest.raw_data)
+    name = data.index(largest.name.encode() + _RAW_DATA)
+    start = (
+        name + len(largest.name.encode()) + len(_RAW_DATA) + -(-max(size.bit_length(), 1) // 7)
+    )  # seven bits of a length a byte
+    model.doc_string = " " * (1 + -start % _ALIGNMENT)
+    return model.SerializeToString(deterministic=True)
 
 
 def _declare(graph: onnx.GraphProto, names: Sequence[str], feeds: Arrays, dynamic: Sequence[str]) -> None:

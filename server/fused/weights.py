@@ -10,7 +10,7 @@ import numpy as np
 
 from contracts.architecture import KEY, Architecture
 from contracts.errors import BundleError
-from server.fused import onnx_file
+from server import onnx_file
 
 F32 = np.ndarray[Any, np.dtype[np.float32]]
 

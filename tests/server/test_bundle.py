@@ -7,13 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from contracts.errors import BundleError
 from contracts.manifest import Manifest
+from server import inference
 from server.bundle import Bundle
 from server.golden import GOLDEN, feeds
 from tests.server.worlds import World
+from trainer.export import _aligned
 
 
 @pytest.fixture
@@ -162,3 +165,20 @@ def test_ad_towers_keep_no_weights_until_they_are_run(directory: Path) -> None:
     tower.rest()
     with pytest.raises(BundleError, match=r"ad_tower\.onnx is missing"):
         tower.run(feeds(directory, "domains/0/ad_tower"))
+
+
+def test_large_weights_are_mapped_and_give_the_same_answers(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "_MAPPED_BYTES", 1)
+    path = directory / "domains/0/user_tower.onnx"
+    path.write_bytes(_aligned(onnx.load(path)))
+    republish(directory)
+    tower = Bundle(directory).domains["feed"].user_tower
+    mapped = [one.data_ptr() for one in tower._mapped]
+    with np.load(directory / GOLDEN) as golden:
+        expected = golden["domains/0/user_tower/out/embedding"]
+    np.testing.assert_allclose(tower.run(feeds(directory, "domains/0/user_tower")), expected, atol=1e-5)
+    (where,) = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tower.path) in line]
+    start, end = (int(one, 16) for one in where.split()[0].split("-"))
+    assert mapped and any(start <= one < end for one in mapped), "a view of the file, shared by all workers"
+    tower.rest()
+    assert str(tower.path) not in Path("/proc/self/maps").read_text(), "the file is let go with the session"

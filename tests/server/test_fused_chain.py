@@ -14,7 +14,8 @@ import pytest
 from contracts.architecture import KEY, Architecture
 from contracts.errors import BundleError
 from indexer import compiler
-from server.fused import chain, onnx_file
+from server import onnx_file
+from server.fused import chain
 from server.fused.chain import choose
 from server.inference import Graph
 

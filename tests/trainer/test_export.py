@@ -92,3 +92,12 @@ def test_equal_weights_are_equal_bytes_and_others_others(tables: Tables, tmp_pat
         export.export_ranker(model, tables.schema, tmp_path / "ranker.onnx")
         written.append((tmp_path / "ranker.onnx").read_bytes())
     assert written[0] == written[1] != written[2]
+
+
+@pytest.mark.parametrize("dim", [3, 4, 50])
+def test_the_largest_weights_lie_where_a_gateway_can_map_them(dim: int, tables: Tables, tmp_path: Path) -> None:
+    path = tmp_path / "ranker.onnx"
+    torch.manual_seed(0)
+    export.export_ranker(SharedDNN(tables.schema, SharedDNNConfig(dim=dim, hidden=(8,))), tables.schema, path)
+    largest = max(onnx.load(path).graph.initializer, key=lambda one: len(one.raw_data)).raw_data
+    assert path.read_bytes().index(largest) % 64 == 0

@@ -1,4 +1,4 @@
-"""What a fused ranker needs of an ONNX file: its metadata and its float32 initialisers.
+"""What a gateway reads of an ONNX file by itself: its metadata and its float32 initialisers.
 
 The gateway has ONNX Runtime, which gives neither, and not the onnx package. An ONNX file is a protocol buffer: a message is a
 run of (field number, wire type) keys, each followed by a varint, 4 or 8 bytes, or a length and that many bytes. Field numbers
@@ -8,6 +8,7 @@ are those of onnx.proto.
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
 def read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray[Any, np.dtype[np.float32]]]]:
-    """(metadata, float32 initialisers by name). Raises BundleError for a file that is cut short or no protocol buffer."""
+    """(metadata, float32 initialisers by name). The arrays are the mapped file: workers share its pages, and what nobody reads
+    takes no memory. One that does not lie at a multiple of 4 bytes is a copy (trainer/export.py sees to the largest).
+    Raises BundleError for a file that is missing, cut short or no protocol buffer."""
     notes: dict[str, str] = {}
     arrays: dict[str, np.ndarray[Any, np.dtype[np.float32]]] = {}
     try:
-        for number, value in _fields(memoryview(path.read_bytes())):
+        for number, value in _fields(memoryview(_mapped(path))):
             if number == _MODEL_METADATA:
                 entry = dict(_fields(value))
                 notes[_text(entry[_ENTRY_KEY])] = _text(entry.get(_ENTRY_VALUE, b""))
@@ -42,6 +45,14 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray[Any, np.dtype
     return notes, arrays
 
 
+def _mapped(path: Path) -> mmap.mmap:
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # to Numba, read-only arrays are of another type
+    except FileNotFoundError:
+        raise BundleError(f"{path} is missing", "restore it or roll back to another bundle") from None
+
+
 def _tensor(message: memoryview) -> Iterator[tuple[str, np.ndarray[Any, np.dtype[np.float32]]]]:
     shape: list[int] = []
     found: dict[int, Any] = {}
@@ -52,7 +63,11 @@ def _tensor(message: memoryview) -> Iterator[tuple[str, np.ndarray[Any, np.dtype
             found[number] = value
     data = found.get(_TENSOR_RAW) or found.get(_TENSOR_FLOATS, b"")  # floats are stored packed
     if found[_TENSOR_TYPE] == _FLOAT and len(data) == 4 * math.prod(shape):
-        yield _text(found[_TENSOR_NAME]), np.frombuffer(data, dtype="<f4").reshape(shape).astype(np.float32)
+        yield _text(found[_TENSOR_NAME]), _aligned(np.frombuffer(data, dtype="<f4").reshape(shape))
+
+
+def _aligned(array: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return array if array.flags.aligned else array.copy()
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
