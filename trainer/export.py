@@ -208,7 +208,7 @@ def _aligned(model: onnx.ModelProto) -> bytes:
     """The file, its largest weights at a multiple of 64 bytes: gateways map these (server/onnx_file.py). The model's
     description, of any length up to 64, stands before its graph."""
     model.doc_string = " "
-    data = model.SerializeToString(deterministic=True)
+    data: bytes = model.SerializeToString(deterministic=True)
     largest = max(model.graph.initializer, key=lambda one: len(one.raw_data), default=None)
     if largest is None:
         return data
@@ -218,7 +218,8 @@ def _aligned(model: onnx.ModelProto) -> bytes:
         name + len(largest.name.encode()) + len(_RAW_DATA) + -(-max(size.bit_length(), 1) // 7)
     )  # seven bits of a length a byte
     model.doc_string = " " * (1 + -start % _ALIGNMENT)
-    return model.SerializeToString(deterministic=True)
+    data = model.SerializeToString(deterministic=True)
+    return data
 
 
 def _declare(graph: onnx.GraphProto, names: Sequence[str], feeds: Arrays, dynamic: Sequence[str]) -> None:
