@@ -4,6 +4,10 @@ VENV ?= .venv
 PORT ?= 8080
 PYTHON ?= python3
 TEST_PROCESSES ?= 2
+BENCH_ADS ?= 10000 100000
+BENCH_PEERS ?=
+BENCH_GROWTH ?=
+BENCH_NIGHT ?= --scales .3 3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -27,11 +31,16 @@ loadtest: $(VENV)/.$(ACCEL)-dev  ## Locust, headless, against a running gateway 
 	$(BIN)/locust -f loadtests/locustfile.py --headless --only-summary \
 	  --users $${USERS:-16} --spawn-rate 16 --run-time $${SECONDS_TO_RUN:-60}s --host $${MDREC_URL:-http://127.0.0.1:$(PORT)}
 
-bench: $(VENV)/.$(ACCEL)-dev  ## side-by-side measurements: training, forms of a ranker, the kernels of a request on the live bundle, whole servers
+bench: $(VENV)/.$(ACCEL)-dev  ## measure side by side, an hour of two idle cores: training, ranker, search, user rows, whole servers, growth, swaps, nights
 	$(BIN)/python -m loadtests.training
 	$(BIN)/python -m loadtests.kernels rankers
-	$(BIN)/python -m loadtests.kernels
-	$(BIN)/python -m loadtests.peers
+	$(BIN)/python -m loadtests.search $(BENCH_ADS)
+	$(BIN)/python -m loadtests.user_rows
+	$(BIN)/python -m loadtests.peers $(BENCH_PEERS)
+	MDREC_HOME=.mdrec/bench $(BIN)/python -m loadtests.kernels
+	$(BIN)/python -m loadtests.peers.growth $(BENCH_GROWTH)
+	$(BIN)/python -m loadtests.swap
+	$(BIN)/python -m loadtests.nights $(BENCH_NIGHT)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed: on Debian and Ubuntu, apt install python3-venv"; exit 1; }

@@ -20,6 +20,7 @@ from numba.extending import intrinsic
 from indexer.compiler import compiled
 
 _BINS = 4096  # of scores; an ad's score has a deviation of about 250 of them at 64 dimensions
+_LANES = 16  # of products
 _ORDERS = 512  # of lists by their bound: which of nearly equal lists comes first is all the same
 
 
@@ -43,6 +44,32 @@ def fetch(typing, array, row, byte_of_row):
         return context.get_dummy_value()
 
     return void(array, int64, int64), code
+
+
+@intrinsic(prefer_literal=True)
+def coded_product(typing, codes_NW, row, query_W, width):
+    """codes_NW[row] . query_W in int32, sixteen terms at a time: left to itself, the compiler takes eight."""
+    count = width.literal_value
+
+    def code(context, builder, signature, given):
+        view = context.make_array(signature.args[0])(context, builder, given[0])
+        query = context.make_array(signature.args[2])(context, builder, given[2])
+        start = builder.gep(view.data, [builder.mul(given[1], ir.Constant(given[1].type, count))])
+        wide, total = ir.VectorType(ir.IntType(32), _LANES), None
+        for begin in range(0, count, _LANES):
+            parts = []
+            for data, bits in ((start, 8), (query.data, 16)):
+                kind = ir.VectorType(ir.IntType(bits), _LANES)
+                address = builder.bitcast(builder.gep(data, [ir.Constant(ir.IntType(64), begin)]), kind.as_pointer())
+                parts.append(builder.sext(builder.load(address, align=1), wide))
+            terms = builder.mul(*parts)
+            total = terms if total is None else builder.add(total, terms)
+        takes = ir.FunctionType(ir.IntType(32), [wide])
+        return builder.call(
+            cgutils.get_or_insert_function(builder.module, takes, f"llvm.vector.reduce.add.v{_LANES}i32"), [total]
+        )
+
+    return int32(codes_NW, int64, query_W, width), code
 
 
 @compiled(int64[::1](float32[::1]))
@@ -92,10 +119,7 @@ def scan_of(width):
             for at in range(start_L[one], start_L[one + 1]):
                 fetch(codes_NW, next_at, 0)  # may lie behind the end, which is nobody's fault
                 next_at += 1
-                total = int32(0)
-                for step in range(width):  # int32 throughout: Numba would go to 64 bits, at a fourth of the speed
-                    total = int32(total + int32(int32(codes_NW[at, step]) * int32(query_W[step])))
-                score = middle_L[one] + scale * float32(total)
+                score = middle_L[one] + scale * float32(coded_product(codes_NW, at, query_W, width))
                 if score >= least and (len(eligible_N) == 0 or eligible_N[row_N[at]] != 0):
                     score_N[found], found_N[found] = score, row_N[at]
                     found += 1
