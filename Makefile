@@ -37,6 +37,7 @@ bench: $(VENV)/.$(ACCEL)-dev  ## measure side by side, an hour of two idle cores
 	$(BIN)/python -m loadtests.search $(BENCH_ADS)
 	$(BIN)/python -m loadtests.user_rows
 	$(BIN)/python -m loadtests.peers $(BENCH_PEERS)
+	$(BIN)/python -m loadtests.peers.stages
 	MDREC_HOME=.mdrec/bench $(BIN)/python -m loadtests.kernels
 	$(BIN)/python -m loadtests.peers.growth $(BENCH_GROWTH)
 	$(BIN)/python -m loadtests.swap
