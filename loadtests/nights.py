@@ -1,7 +1,7 @@
 """What a night takes by step, and how that grows: of given datasets, or of the simulator at several scales.
 
     python -m loadtests.nights --scales .5 5            ten times the rows
-    python -m loadtests.nights --domains 4 16           four times the domains
+    python -m loadtests.nights --domains 4 16           four times the domains; --users and --ads likewise
     python -m loadtests.nights --data kuairand --test-from 2022-05-03
 
 Each night is the command itself, in a home of its own with a Redis of its own, so it is everybody's first: nothing is kept from
@@ -15,17 +15,18 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 
 from contracts.errors import BadInput
 from contracts.nights import NightRecord, read_nights
-from trainer import datasets
 from trainer.datasets.canonical import Dataset
+from trainer.datasets.simulator import Sizes, write_demo
 
 RECIPE = "adi+dsfm_dfei"
+_AXES = ("users", "ads", "domains")
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="*", default=[])
     parser.add_argument("--scales", type=float, nargs="*", default=[], help="of the simulator's demo")
-    parser.add_argument("--domains", type=int, nargs="*", default=[], help="of the simulator's demo at scale 1")
+    for axis in _AXES:
+        parser.add_argument(f"--{axis}", type=int, nargs="*", default=[], help="of the simulator's demo at scale 1")
     parser.add_argument("--recipe", default=RECIPE)
     parser.add_argument("--test-from")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch, found = Path(folder), []
-        worlds = [(f"scale {one:g}", one, 4) for one in given.scales] + [(f"{one} domains", 1.0, one) for one in given.domains]
-        for name, scale, domains in worlds:
-            datasets.synth("demo", scratch / name, 0, scale, domains, None)
+        worlds = {f"scale {one:g}": Sizes(impressions=max(1, round(Sizes.impressions * one))) for one in given.scales}
+        worlds |= {f"{one:,} {axis}": replace(Sizes(), **{axis: one}) for axis in _AXES for one in getattr(given, axis)}
+        for name, sizes in worlds.items():
+            write_demo(scratch / name, sizes=sizes)
             found.append(night(name, scratch / name, scratch, given.recipe, None))
         found += [night(one.name, one, scratch, given.recipe, given.test_from) for one in given.data]
     print(table(found))
