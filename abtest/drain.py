@@ -54,11 +54,13 @@ INTERLEAVED = pl.Schema(
     {
         **_STREAM, **_WHO, "time": _TIME, "experiment": pl.String(), "arm": pl.String(), "recipes": pl.List(pl.String),
         "bundle_ids": pl.List(pl.String),
-        "ads": pl.List(pl.Struct({"ad_id": pl.String, "position": pl.Int32, "team": pl.Int8, "counts": pl.Boolean})),
+        "ads": pl.List(
+            pl.Struct({"ad_id": pl.String, "position": pl.Int32, "team": pl.Int8, "counts": pl.Boolean, "weight": pl.Float64})
+        ),
     }
 )  # fmt: skip
 """One row an interleaved answer, beside its exposure and with its stream id. team: the place of the picking recipe in `recipes`;
-counts: does a click speak for it?"""
+counts: does a click speak for it; weight: how loudly, null in what was answered before clicks were weighed: each was 1 then."""
 
 FEEDBACK = pl.Schema(
     {
@@ -203,9 +205,10 @@ def _row(entry: Entry) -> tuple[str, str, dict[str, Any]]:
 def _credit(row: dict[str, Any]) -> dict[str, Any]:
     """The row of the credit log that belongs to a row of an exposure."""
     one = row[_INTERLEAVED]
+    weights = one["weights"] or [None] * len(row["ads"])
     ads = [
-        {"ad_id": ad["ad_id"], "position": ad["position"], "team": team, "counts": counts}
-        for ad, team, counts in zip(row["ads"], one["teams"], one["counts"], strict=True)
+        {"ad_id": ad["ad_id"], "position": ad["position"], "team": team, "counts": counts, "weight": weight}
+        for ad, team, counts, weight in zip(row["ads"], one["teams"], one["counts"], weights, strict=True)
     ]
     found = {**row, **one, "recipes": list(one["recipes"]), "bundle_ids": list(one["bundle_ids"]), "ads": ads}
     return {name: found[name] for name in INTERLEAVED}

@@ -10,22 +10,25 @@ from abtest.validate_interleaving import METHODS, Needed, Rates
 
 
 def needed_table(found: Mapping[str, Sequence[Needed]], requests_a_user: float) -> str:
-    """By setting, the draws of it: means, and the ratio's standard deviation over draws."""
-    head = "| setting | slates share | lift of a split | margin | users, split | users, interleaved | requests of these | ratio |"
-    return "\n".join([head, "|---|---|---|---|---|---|---|---|", *_settings(found, requests_a_user)])
+    """By setting, the draws of it: means, and the ratio's standard deviation over draws; clicks: of interleaved slates, relative
+    to the rankers' own."""
+    head = (
+        "| setting | slates share | lift of a split | margin | users, split | interleaved | requests of these | ratio | clicks |"
+    )
+    return "\n".join([head, "|---" * 9 + "|", *_settings(found, requests_a_user)])
 
 
 def _settings(found: Mapping[str, Sequence[Needed]], requests_a_user: float) -> Iterator[str]:
     for name, draws in found.items():
-        overlap, lift, margin, split, ours = (
+        overlap, lift, margin, split, ours, kept = (
             float(np.mean([getattr(one, part) for one in draws]))
-            for part in ("overlap", "lift", "margin", "split", "interleaved")
+            for part in ("overlap", "lift", "margin", "split", "interleaved", "kept")
         )
         ratios = [one.ratio for one in draws]
         spread = f" ± {np.std(ratios, ddof=1):.1f}" if len(ratios) > 1 else ""
         yield (
             f"| {name} | {overlap:.0%} | {lift:+.1%} | {margin:+.3f} | {split:,.0f} | {ours:,.0f} | "
-            f"{split * requests_a_user:,.0f} : {ours * requests_a_user:,.0f} | {np.mean(ratios):.1f}{spread} |"
+            f"{split * requests_a_user:,.0f} : {ours * requests_a_user:,.0f} | {np.mean(ratios):.1f}{spread} | {kept:.1%} |"
         )
 
 

@@ -1,10 +1,11 @@
 """Which of two interleaved recipes do users prefer? The credit log and the outcomes, by user, overall and in each domain.
 
 Users are the units, as everywhere: a user's requests are alike, so that requests or clicks taken one by one would be too sure.
-A user's preference is (clicks on the second recipe's picks - clicks on the first one's) / (both), of the clicks that count, from
--1 to 1; a user without such a click has none. It is averaged in two ways: weighted by the user's clicks, which is the margin and
-what the verdict reads, for it takes the fewest users (docs/experiments.md); and evenly, which no heavy clicker can sway, beside
-the sign test, which asks only which way each user leans. Nobody is assigned to a recipe, so that there is no split to go wrong.
+Clicks that count are credit of the recipe that argued for the ad, as heavy as the two disagreed (team_draft.py; each 1 in answers
+older than weights). A user's preference is (the second recipe's credit - the first one's) / (both), from -1 to 1; a user without
+such a click has none. It is averaged in two ways: weighted by the user's credit, which is the margin and what the verdict reads,
+for it takes the fewest users (docs/experiments.md); and evenly, which no heavy clicker can sway, beside the sign test, which asks
+only which way each user leans. Nobody is assigned to a recipe, so that there is no split to go wrong.
 """
 
 from __future__ import annotations
@@ -29,18 +30,20 @@ from abtest.stats import Mean, NotComputable, Proportion, Ratio
 
 ALL = "all domains"
 FEWEST = 30
+_SUMS = "^(clicks|credit|revenue)_.$"
 _SHOWN = ["request_id", "user_id", "ad_id"]
 Counts = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Preference:
-    """One slice. users: that were answered; clicks, revenue: that count, by recipe; prefer: users with more of their clicks on
-    the first's picks, on the second's, on both alike.
+    """One slice. users: that were answered; clicks, revenue: that count, by recipe; prefer: users with more of their credit for
+    the first, for the second, for both alike.
 
-    margin: (second - first) / both over the sums of all users' clicks, at one look; always_valid: the same at every look; holm_p:
-    its p-value, corrected for all domains; revenue_margin: of what the clicks brought. mean: of the users' preferences, by the t
-    test. share: of the users who prefer either, those who prefer the second; sign_p: of "it is half"."""
+    margin: (second - first) / both over the sums of all users' credit, at one look; always_valid: the same at every look; holm_p:
+    its p-value, corrected for all domains; revenue_margin: of what the clicks brought, money and not weighed. mean: of the
+    users' preferences, by the t test. share: of the users who prefer either, those who prefer the second; sign_p: of "it is
+    half"."""
 
     users: int
     requests: int
@@ -115,7 +118,7 @@ def _report(
 
 def by_user(log: pl.DataFrame, outcomes: pl.LazyFrame) -> pl.DataFrame:
     """log: of INTERLEAVED; outcomes: as `ledger.joined`. A row for each user and domain: requests, and clicks_0, clicks_1,
-    revenue_0, revenue_1 of the clicks that count, by team."""
+    credit_0, credit_1 (how much they weigh), revenue_0, revenue_1 of the clicks that count, by team."""
     shown = log.lazy().select("request_id", "user_id", "ads").explode("ads", empty_as_null=False).unnest("ads").filter("counts")
     clicked = shown.join(outcomes.filter("clicked").select(*_SHOWN, "revenue"), on=_SHOWN, how="inner")
     sums = [
@@ -123,6 +126,7 @@ def by_user(log: pl.DataFrame, outcomes: pl.LazyFrame) -> pl.DataFrame:
         for team in (0, 1)
         for name, one in (
             ("clicks", (pl.col("team") == team).sum().cast(pl.Float64)),
+            ("credit", pl.col("weight").fill_null(1.0).filter(pl.col("team") == team).sum()),
             ("revenue", pl.col("revenue").filter(pl.col("team") == team).sum()),
         )
     ]
@@ -132,22 +136,22 @@ def by_user(log: pl.DataFrame, outcomes: pl.LazyFrame) -> pl.DataFrame:
         .select("request_id", "user_id", "domain")
         .join(credit, on=["request_id", "user_id"], how="left")
         .group_by("user_id", "domain", maintain_order=True)
-        .agg(pl.len().alias("requests"), pl.col("^(clicks|revenue)_.$").fill_null(0.0).sum())
+        .agg(pl.len().alias("requests"), pl.col(_SUMS).fill_null(0.0).sum())
         .collect(engine="streaming")
     )
 
 
 def compare(rows: pl.DataFrame, plan: Plan) -> Preference:
     """rows: as `by_user`; a user's domains are added up."""
-    users = rows.group_by("user_id", maintain_order=True).agg(pl.col("requests", "^(clicks|revenue)_.$").sum())
-    first, second, earned, more = (users[name].to_numpy() for name in ("clicks_0", "clicks_1", "revenue_0", "revenue_1"))
+    users = rows.group_by("user_id", maintain_order=True).agg(pl.col("requests", _SUMS).sum())
+    first, second, earned, more = (users[name].to_numpy() for name in ("credit_0", "credit_1", "revenue_0", "revenue_1"))
     margin = margin_of(first, second, plan.confidence)
     credited = int(((first + second) > 0).sum())
     up, down = int((second > first).sum()), int((second < first).sum())
     return Preference(
         users=len(users),
         requests=int(users["requests"].sum()),
-        clicks=(int(first.sum()), int(second.sum())),
+        clicks=(int(users["clicks_0"].sum()), int(users["clicks_1"].sum())),
         revenue=(float(earned.sum()), float(more.sum())),
         prefer=(down, up, credited - up - down),
         margin=margin,
@@ -160,7 +164,7 @@ def compare(rows: pl.DataFrame, plan: Plan) -> Preference:
 
 
 def preference(first: Counts, second: Counts) -> Counts:
-    """Clicks that count, by user (n,) each; the preferences (m,) of the m users with any."""
+    """Credit by user (n,) each; the preferences (m,) of the m users with any."""
     both = first + second
     some = both > 0
     values: Counts = (second - first)[some] / both[some]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abtest.simulate import Array, Log, World, people
-from abtest.team_draft import Pick, draft
+from abtest.team_draft import DEEP, Pick, draft
 
 Rows = NDArray[np.int64]
 
@@ -34,8 +34,8 @@ class Rankers:
 
 @dataclass(frozen=True)
 class Visits:
-    """Requests of some users, one a row. user, day (0: before the start), domain: (n,); rankings: (2, n, ads) candidates, best
-    first, by ranker; chance: (n, candidates) of a click at full attention."""
+    """Requests of some users, one a row. user, day (0: before the start), domain: (n,); rankings: (2, n, at most DEEP ads)
+    candidates, best first, by ranker; chance: (n, candidates) of a click at full attention."""
 
     world: World
     rankers: Rankers
@@ -46,8 +46,13 @@ class Visits:
     chance: Array
 
     @property
+    def slates(self) -> Rows:
+        """(2, n, ads): what each ranker would show."""
+        return self.rankings[:, :, : self.world.ads]
+
+    @property
     def attention(self) -> Array:
-        return 1 / (1 + self.rankers.fade * np.arange(self.rankings.shape[2]))
+        return 1 / (1 + self.rankers.fade * np.arange(self.world.ads))
 
     def after(self) -> Visits:
         """Those since the start."""
@@ -58,7 +63,7 @@ class Visits:
     def expected(self, ranker: int) -> float:
         """Clicks after the start, had all of it been this ranker's."""
         now = self.after()
-        return float(now.chances(now.rankings[ranker]).sum())
+        return float(now.chances(now.slates[ranker]).sum())
 
     def chances(self, slates: Rows) -> Array:
         """slates: (n, ads) of candidates; of a click on each, where it stands."""
@@ -75,49 +80,49 @@ def visit(world: World, rankers: Rankers, rng: np.random.Generator, before: bool
     user, day, domain = (np.repeat(one, requests[at]) for one in at)
     shape = (len(user), rankers.candidates)
     appeal, common = rng.standard_normal(shape), rng.standard_normal(shape)
-    rankings = np.stack([_ranked(appeal, common, sight, rankers.kinship, world.ads, rng) for sight in rankers.sight])
+    depth = DEEP * world.ads
+    rankings = np.stack([_ranked(appeal, common, sight, rankers.kinship, depth, rng) for sight in rankers.sight])
     if rankers.reverse:
-        rankings[1] = rankings[0, :, ::-1]
+        rankings[1] = rankings[0]
+        rankings[1, :, : world.ads] = rankings[0, :, : world.ads][:, ::-1]
     chance = rate[user, domain, None] * np.exp(rankers.spread * appeal - rankers.spread**2 / 2)
     return Visits(world, rankers, user, day, domain, rankings, np.minimum(chance, 0.95))
 
 
-def _ranked(appeal: Array, common: Array, sight: float, kinship: float, ads: int, rng: np.random.Generator) -> Rows:
+def _ranked(appeal: Array, common: Array, sight: float, kinship: float, depth: int, rng: np.random.Generator) -> Rows:
     noise = np.sqrt(kinship) * common + np.sqrt(1 - kinship) * rng.standard_normal(appeal.shape)
     scores = sight * appeal + np.sqrt(1 - sight**2) * noise
-    best = np.argpartition(-scores, ads, axis=1)[:, :ads]
-    order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
-    found: Rows = np.take_along_axis(best, order, axis=1)
+    found: Rows = np.argsort(-scores, axis=1)[:, :depth]
     return found
 
 
 @dataclass(frozen=True)
 class Merged:
-    """slates: (n, ads) of candidates as they were shown; credit: (n, ads), the team that a click speaks for, -1 where neither."""
+    """slates: (n, ads) of candidates as they were shown; credit: (2, n, ads), what a click there is worth to each team."""
 
     visits: Visits
     slates: Rows
-    credit: Rows
+    credit: Array
 
     def by_day(self, clicks: Array) -> Array:
-        """clicks: (n, ads), realised or expected; those that count, by team, user and day since the start: (2, users, days)."""
+        """clicks: (n, ads), realised or expected; their credit by team, user and day since the start: (2, users, days)."""
         world, at = self.visits.world, (self.visits.user, self.visits.day)
         found = np.zeros((2, world.users, 1 + world.days))
         for team in (0, 1):
-            np.add.at(found[team], at, (clicks * (self.credit == team)).sum(axis=1))
+            np.add.at(found[team], at, (clicks * self.credit[team]).sum(axis=1))
         return found[:, :, 1:]
 
 
 def merge(visits: Visits, rng: np.random.Generator) -> Merged:
     """By the code that serves."""
-    n, ads = visits.rankings.shape[1:]
+    n, ads = len(visits.user), visits.world.ads
     tosses = rng.integers(0, 1 << ads, n).tolist()
     drafts: list[list[Pick[int]]] = [
         draft(both, ads, toss) for both, toss in zip(zip(*visits.rankings.tolist(), strict=True), tosses, strict=True)
     ]
-    slates = np.array([[pick.ad_id for pick in picks] for picks in drafts], dtype=np.int64).reshape(n, ads)
-    credit = np.array([[pick.team if pick.counts else -1 for pick in picks] for picks in drafts], dtype=np.int64).reshape(n, ads)
-    return Merged(visits, slates, credit)
+    parts = np.array([[(pick.ad_id, pick.team, pick.weight) for pick in picks] for picks in drafts]).reshape(n, ads, 3)
+    slates, team, weight = parts[..., 0].astype(np.int64), parts[..., 1], parts[..., 2]
+    return Merged(visits, slates, np.stack([weight * (team == side) for side in (0, 1)]))
 
 
 def clicked(chances: Array, rng: np.random.Generator) -> Array:
@@ -131,7 +136,7 @@ def split(visits: Visits, rng: np.random.Generator) -> Log:
     world = visits.world
     treated = rng.random(world.users) < 0.5
     second = treated[visits.user] & (visits.day > 0)
-    slates = np.where(second[:, None], visits.rankings[1], visits.rankings[0])
+    slates = np.where(second[:, None], visits.slates[1], visits.slates[0])
     shown, clicks = np.zeros((2, world.users, 1 + world.days, len(world.visits)))
     place = (visits.user, visits.day, visits.domain)
     np.add.at(shown, place, 1)

@@ -23,13 +23,15 @@ METHODS = ("margin", "mean preference", "sign test", "always valid", "always val
 @dataclass(frozen=True)
 class Needed:
     """Of one draw of users. lift: of the second ranker's clicks on the same requests; margin: of interleaved clicks, both as the
-    law has them; split, interleaved: users for the power; overlap: share of a slate that both rankers show."""
+    law has them; split, interleaved: users for the power; overlap: share of a slate that both rankers show; kept: clicks on
+    interleaved slates, relative to the mean of the rankers' own."""
 
     lift: float
     margin: float
     split: float
     interleaved: float
     overlap: float
+    kept: float
 
     @property
     def ratio(self) -> float:
@@ -41,7 +43,8 @@ def needed(world: World, rankers: Rankers, seed: int, power: float = 0.8) -> Nee
     the estimates that reports give: the lift of the click rate, by CUPED where that helps, and the margin."""
     rng = np.random.default_rng([seed, world.users])
     visits = visit(world, rankers, rng, before=True)
-    lift = visits.expected(1) / visits.expected(0) - 1
+    clicks = visits.expected(0), visits.expected(1)
+    lift = clicks[1] / clicks[0] - 1
     merged = merge(visits.after(), rng)
     chances = merged.visits.chances(merged.slates)
     first, second = merged.by_day(chances).sum(axis=(1, 2))
@@ -54,6 +57,7 @@ def needed(world: World, rankers: Rankers, seed: int, power: float = 0.8) -> Nee
         split=ahead * _variance(_lift(visits, rng)) * world.users / lift**2,
         interleaved=ahead * spread / margin**2,
         overlap=_overlap(visits),
+        kept=2 * float(chances.sum()) / sum(clicks),
     )
 
 
@@ -115,7 +119,7 @@ def _lift(visits: Visits, rng: np.random.Generator) -> Result:
 
 
 def _margin(clicks: Array) -> Result:
-    """clicks: (2, users, days)"""
+    """clicks: (2, users, days), as they weigh"""
     first, second = clicks.sum(axis=2)
     return margin_of(first, second)
 
@@ -134,5 +138,5 @@ def _variance(one: Result) -> float:
 
 
 def _overlap(visits: Visits) -> float:
-    first, second = visits.rankings
+    first, second = visits.slates
     return float((first[:, :, None] == second[:, None, :]).any(axis=2).mean())

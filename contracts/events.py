@@ -37,7 +37,8 @@ class ShownAd(_Record):
 
 class Interleaved(_Record):
     """The slates of two recipes as one, by team draft. By position: teams, whose pick the ad was, 0 or 1; counts, whether a click
-    on it speaks for that recipe. bundle_ids: which bundle answered for each."""
+    on it speaks for that recipe; weights, how loudly: none in older events, whose clicks weigh 1. bundle_ids: which bundle
+    answered for each."""
 
     experiment: str
     arm: str
@@ -45,6 +46,7 @@ class Interleaved(_Record):
     bundle_ids: tuple[str, str]
     teams: list[int]
     counts: list[bool]
+    weights: list[float] = []
 
 
 class Exposure(_Record):

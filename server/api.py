@@ -103,7 +103,7 @@ class RecommendAnswer:
 @dataclass(slots=True)
 class Interleaved:
     """The slates of two recipes as one, by team draft. By position: teams, whose pick the ad was, 0 or 1 (its p_click and
-    rank_score are that recipe's); counts, whether a click on it speaks for that recipe."""
+    rank_score are that recipe's); counts, whether a click on it speaks for that recipe; weights, how loudly, 0 where not."""
 
     experiment: str
     arm: str
@@ -111,6 +111,7 @@ class Interleaved:
     bundle_ids: list[str]
     teams: list[int]
     counts: list[bool]
+    weights: list[float]
 
 
 @dataclass(slots=True)

@@ -13,10 +13,12 @@ import logging
 from dataclasses import replace
 from time import perf_counter
 
+import numpy as np
+
 from abtest.assign import Interleaving
 from abtest.definitions import Definitions
 from abtest.definitions import interleaved as pair_of
-from abtest.team_draft import Pick, coins, draft
+from abtest.team_draft import DEEP, Pick, coins, draft
 from server import api
 from server.bundle import Bundle
 from server.pipeline import Pipeline, Question, Stopwatch
@@ -62,11 +64,13 @@ def _pinned(live: Live, recipes: tuple[str, str], domain: str) -> list[Bundle]:
 
 
 def merged(
-    arm: Interleaving, user_id: str, k: int, answers: tuple[api.RecommendAnswer, api.RecommendAnswer]
+    arm: Interleaving, user_id: str, k: int, both: tuple[tuple[api.RecommendAnswer, Work], tuple[api.RecommendAnswer, Work]]
 ) -> api.InterleavedAnswer:
-    """answers: what each recipe would have said alone, under the same request_id. Timings are those of both together."""
-    first, second = answers
-    picks = draft(_rankings(answers), k, coins(arm.experiment, user_id, first.request_id))
+    """both: what each recipe would have said alone, under the same request_id, and what it knew. Timings are those of both
+    together."""
+    (first, ours), (second, theirs) = both
+    answers = first, second
+    picks = draft((_ranking(ours, k), _ranking(theirs, k)), k, coins(arm.experiment, user_id, first.request_id))
     names = " & ".join(arm.recipes)
     return api.InterleavedAnswer(
         request_id=first.request_id,
@@ -80,9 +84,10 @@ def merged(
     )
 
 
-def _rankings(answers: tuple[api.RecommendAnswer, api.RecommendAnswer]) -> tuple[list[str], list[str]]:
-    first, second = ([ad.ad_id for ad in answer.ads] for answer in answers)
-    return first, second
+def _ranking(work: Work, k: int) -> list[str]:
+    """The recipe's slate of k ads and what it would have shown after it, as deep as the draft looks."""
+    best = np.argsort(-work.rank_scores, kind="stable")[: DEEP * k]
+    return work.domain.ads.ids.take(work.rows[best])
 
 
 def _together(stage: str, spent: float, first: dict[str, float]) -> float:
@@ -98,6 +103,7 @@ def _credit(arm: Interleaving, bundle_ids: tuple[str, str], picks: list[Pick[str
         bundle_ids=list(bundle_ids),
         teams=[one.team for one in picks],
         counts=[one.counts for one in picks],
+        weights=[one.weight for one in picks],
     )
 
 

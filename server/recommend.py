@@ -165,7 +165,8 @@ async def _interleaved(
         answer.degraded.append(interleave.RUNG)
         gateway.metrics.degraded.labels(interleave.RUNG, question.domain).inc()
     else:
-        answer, other = interleave.merged(routing.interleaving, asked.user_id, asked.k, (answers[0], answers[1])), works[1]
+        other, both = works[1], ((answers[0], works[0]), (answers[1], works[1]))
+        answer = interleave.merged(routing.interleaving, asked.user_id, asked.k, both)
     shown = await _remember(gateway, asked, answer, works[0], other)
     content = msgspec.json.encode(answer)
     gateway.exposures.put(shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,14 @@ def mix() -> Definitions:
     return parse_object({"ranker": {"rules": [{**rule, "meta": [{"key": "control"}, {"key": "mixed"}]}]}})
 
 
-def merged(request: str, user: str, teams: list[int], recipes: tuple[str, str] = RECIPES, **fields: Any) -> Exposure:
-    """Three ads; the last one counts for nobody."""
+def merged(
+    request: str, user: str, teams: list[int], recipes: tuple[str, str] = RECIPES, weights: Sequence[float] = (), **fields: Any
+) -> Exposure:
+    """Three ads; the last one counts for nobody. weights: none, as in answers from before there were any."""
     told = Interleaved(
-        experiment="ranker-test", arm="mixed", recipes=recipes, bundle_ids=("b1", "b2"), teams=teams, counts=[True, True, False]
-    )
+        experiment="ranker-test", arm="mixed", recipes=recipes, bundle_ids=("b1", "b2"), teams=teams, counts=[True, True, False],
+        weights=list(weights),
+    )  # fmt: skip
     return exposure(request, user, arm="mixed", interleaved=told, **fields)
 
 
@@ -94,13 +98,40 @@ def test_clicks_are_joined_to_the_team_that_picked_the_ad(client: redis.Redis, t
     assert isinstance(nothing.overall.sign_p, NotComputable) and nothing.start is None
 
 
+def test_clicks_weigh_what_their_round_did_and_1_where_the_log_is_older_than_weights(client: redis.Redis, tmp_path: Path) -> None:
+    for number in range(4):
+        teams, weights = [number % 2, 1 - number % 2, 0], (0.5 + number, 0.5 + number, 0.0)
+        log(client, [merged(f"new{number}", f"u{number}", teams, weights=weights)])
+        log(client, [outcome(f"e{number}", "click", f"new{number}", f"u{number}", "a0")])
+    drain(client, tmp_path / "events")
+    (new,) = preferences(tmp_path / "events", mix(), "ranker-test")
+    assert isinstance(new.overall.margin, Estimate)
+    assert new.overall.margin.value == pytest.approx((1.5 + 3.5 - 0.5 - 2.5) / 8.0)
+    assert (new.overall.clicks, new.overall.prefer, new.overall.revenue) == ((2, 2), (2, 2, 0), (3.0, 3.0))
+    log(client, [merged("old", "u0", [0, 1, 0]), outcome("e5", "click", "old", "u0", "a1")])
+    log(client, [merged("torn", "u9", [0, 1, 0], weights=[1.0]), outcome("e9", "click", "torn", "u9", "a1")])  # of one ad only
+    assert drain(client, tmp_path / "events").rejected == 1
+    for path in (tmp_path / "events").glob("day=*/interleaved-*.parquet"):
+        rows = pl.read_parquet(path)
+        if "old" in rows["request_id"]:  # as it was written then
+            kept = [pl.element().struct.field(name) for name in ("ad_id", "position", "team", "counts")]
+            rows.with_columns(pl.col("ads").list.eval(pl.struct(kept))).write_parquet(path)
+            assert "weight" not in str(pl.read_parquet_schema(path))
+    (both,) = preferences(tmp_path / "events", mix(), "ranker-test")
+    assert isinstance(both.overall.margin, Estimate)
+    assert both.overall.margin.value == pytest.approx((1.0 + 1.5 + 3.5 - 0.5 - 2.5) / 9.0)
+    assert (both.overall.clicks, both.overall.prefer) == ((2, 3), (1, 3, 0))  # u0: half a point for the first, one for the second
+
+
 def clicks_of(rng: np.random.Generator, users: int, second: float) -> pl.DataFrame:
-    """Users with up to six clicks that count in two domains, each on the second's pick with this chance."""
+    """Users with up to six clicks that count in two domains, each on the second's pick with this chance; all of weight 2."""
     total = rng.integers(0, 4, 2 * users)
     ours = rng.binomial(total, second)
     frame = {"user_id": [f"u{at // 2}" for at in range(2 * users)], "domain": ["feed", "search"] * users}
     counts = {"clicks_0": total - ours, "clicks_1": ours, "revenue_0": 2.0 * (total - ours), "revenue_1": 3.0 * ours}
-    return pl.DataFrame(frame | counts).with_columns(pl.col("^(clicks|revenue)_.$").cast(pl.Float64), requests=pl.lit(1))
+    weighed = {"credit_0": 2.0 * (total - ours), "credit_1": 2.0 * ours}
+    frame |= counts | weighed
+    return pl.DataFrame(frame).with_columns(pl.col("^(clicks|revenue)_.$").cast(pl.Float64), requests=pl.lit(1))
 
 
 def test_statistics_are_those_of_scipy_over_users() -> None:
@@ -154,7 +185,7 @@ def test_the_verdict_follows_the_interval_that_the_plan_judges_by() -> None:
     sure, slight = clicks_of(rng, 400, 0.75), clicks_of(rng, 60, 0.62)
     plan, once = Plan(planned_units=400), Plan(planned_units=400, sequential=False)
     assert verdict(reported(compare(sure, plan), plan)).startswith("Users prefer adi+shared_dnn: +0.")
-    first = sure.rename({"clicks_0": "clicks_1", "clicks_1": "clicks_0"})
+    first = sure.rename({"credit_0": "credit_1", "credit_1": "credit_0"})
     assert verdict(reported(compare(first, plan), plan)).startswith("Users prefer adi+dsfm: -0.")
     doubtful = compare(slight, plan)
     assert isinstance(doubtful.margin, Estimate) and doubtful.margin.low > 0

@@ -27,10 +27,12 @@ def test_slates_are_those_of_the_merge_that_serves_and_credit_goes_to_their_team
     for row in range(len(now.user)):
         both = tuple(map(tuple, now.rankings[:, row].tolist()))
         drafts = [draft((both[0], both[1]), 4, tosses) for tosses in range(4)]
-        shown = [([one.ad_id for one in picks], [one.team if one.counts else -1 for one in picks]) for picks in drafts]
-        assert (merged.slates[row].tolist(), merged.credit[row].tolist()) in shown
-    ones = merged.by_day(np.ones_like(merged.credit, dtype=np.float64))
-    assert [ones[team].sum() for team in (0, 1)] == [(merged.credit == team).sum() for team in (0, 1)]
+        credit = [[[one.weight * (one.team == team) for one in picks] for team in (0, 1)] for picks in drafts]
+        shown = [([one.ad_id for one in picks], said) for picks, said in zip(drafts, credit, strict=True)]
+        assert (merged.slates[row].tolist(), merged.credit[:, row].tolist()) in shown
+    ones = merged.by_day(np.ones_like(merged.slates, dtype=np.float64))
+    assert [ones[team].sum() for team in (0, 1)] == pytest.approx([merged.credit[team].sum() for team in (0, 1)])
+    assert merged.credit.sum() > 0
 
 
 def test_both_designs_see_the_same_people_and_a_split_shows_each_half_its_ranker() -> None:
@@ -42,7 +44,7 @@ def test_both_designs_see_the_same_people_and_a_split_shows_each_half_its_ranker
     before, after = (log.counts[2][:, part].sum(axis=(1, 2)) for part in (slice(1), slice(1, None)))
     assert after[log.treated].sum() > 1.5 * after[~log.treated].sum()
     assert before[log.treated].sum() == pytest.approx(before[~log.treated].sum(), rel=0.3)
-    chances = visits.chances(visits.rankings[0])
+    chances = visits.chances(visits.slates[0])
     assert clicked(chances, rng).mean() == pytest.approx(chances.mean(), rel=0.1)
     assert clicks > 0
 
@@ -50,7 +52,9 @@ def test_both_designs_see_the_same_people_and_a_split_shows_each_half_its_ranker
 def test_interleaving_needs_a_tenth_of_the_users_of_a_split() -> None:
     found = needed(World(users=1_500, ads=10), Rankers(), seed=3)
     assert found.lift > 0 and found.margin > found.lift
-    assert found.ratio > 10
+    assert found.ratio > 10 and 0.94 < found.kept < 1
+    short = needed(World(users=1_500, ads=3), Rankers(), seed=3)
+    assert short.ratio > 10 and short.overlap < found.overlap
     assert f"| 10 ads | {found.overlap:.0%} |" in needed_table({"10 ads": [found, found]}, 3.15)
 
 

@@ -53,12 +53,12 @@ def test_a_report_of_an_interleaving_says_which_recipe_users_prefer(
 
 
 def test_the_simulation_writes_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = Needed(lift=0.04, margin=0.1, split=60.0, interleaved=20.0, overlap=0.9)
+    small = Needed(lift=0.04, margin=0.1, split=60.0, interleaved=20.0, overlap=0.9, kept=0.95)
     monkeypatch.setattr(validate_interleaving, "needed", lambda world, rankers, seed: small)
     out = tmp_path / "tables.md"
     result = CliRunner().invoke(app, ["ab", "simulate-interleaving", "--experiments", "20", "--draws", "2", "--out", str(out)])
     assert result.exit_code == 0, result.output
     text = out.read_text()
-    assert "| 10 ads, kinship 0.9 | 90% | +4.0% | +0.100 | 60 | 20 | 189 : 63 | 3.0 ± 0.0 |" in text
+    assert "| 10 ads, kinship 0.9 | 90% | +4.0% | +0.100 | 60 | 20 | 189 : 63 | 3.0 ± 0.0 | 95.0% |" in text
     assert "| equal rankers | 20 |" in text and "| the first is better, 20 users | 2 |" in text
     assert "A split of 60 users finds the better one in" in text

@@ -55,7 +55,7 @@ def mixed(home: Path, settings: Settings, store: redis.Redis) -> Iterator[Runnin
         yield served
 
 
-def alone(recipe: str, user: int, k: int) -> list[str]:
+def alone(recipe: str, user: int, k: int | None) -> list[str]:
     """What a recipe's own bundle says in search: by rank score, equal ones in retrieval order."""
     world = (FIRST, SECOND)[RECIPES.index(recipe)]
     retrieved = sorted(range(world.ads), key=lambda row: (not world.wants(user, "search", row), row))
@@ -64,7 +64,7 @@ def alone(recipe: str, user: int, k: int) -> list[str]:
 
 
 def drafted(user: int, request: str, k: int) -> list[Pick[str]]:
-    return draft((alone(RECIPES[0], user, k), alone(RECIPES[1], user, k)), k, coins("mix", f"u{user}", request))
+    return draft((alone(RECIPES[0], user, None), alone(RECIPES[1], user, None)), k, coins("mix", f"u{user}", request))
 
 
 def test_a_slate_is_the_team_draft_of_both_bundles_own_slates_and_can_be_replayed(mixed: Running, store: redis.Redis) -> None:
@@ -77,6 +77,7 @@ def test_a_slate_is_the_team_draft_of_both_bundles_own_slates_and_can_be_replaye
         assert [ad["ad_id"] for ad in answer["ads"]] == [one.ad_id for one in picks]
         assert [ad["position"] for ad in answer["ads"]] == [0, 1, 2, 3, 4]
         assert (told["teams"], told["counts"]) == ([one.team for one in picks], [one.counts for one in picks])
+        assert told["weights"] == pytest.approx([one.weight for one in picks])
         assert (told["recipes"], told["bundle_ids"]) == (list(RECIPES), ["b1", "b2"])
         assert (told["experiment"], told["arm"], answer["degraded"]) == ("mix", "mixed", [])
         assert answer["arms"] == [{"experiment": "mix", "arm": "mixed", "recipe": "adi+dsfm & adi+other"}]
@@ -106,19 +107,19 @@ def test_every_position_is_logged_with_its_team_and_reaches_the_credit_log(
     drain(store, tmp_path / "events")
     row = interleaved(tmp_path / "events").filter(request_id="r1").collect().row(0, named=True)
     assert (row["experiment"], row["arm"], row["recipes"]) == ("mix", "mixed", list(RECIPES))
-    assert [(ad["ad_id"], ad["team"], ad["counts"]) for ad in row["ads"]] == [
-        (ad["ad_id"], team, counts)
-        for ad, team, counts in zip(answer["ads"], answer["interleaved"]["teams"], answer["interleaved"]["counts"], strict=True)
+    told = (answer["interleaved"][name] for name in ("teams", "counts", "weights"))
+    assert [(ad["ad_id"], ad["team"], ad["counts"], ad["weight"]) for ad in row["ads"]] == [
+        (ad["ad_id"], *rest) for ad, *rest in zip(answer["ads"], *told, strict=True)
     ]
 
 
 def test_clicks_told_over_http_become_credit_of_the_recipe_that_picked_the_ad(
     mixed: Running, store: redis.Redis, tmp_path: Path
 ) -> None:
-    """Each user clicks what the second recipe picked, and once what counts for nobody."""
+    """Each user clicks what the second recipe picked, and what counts for nobody."""
     events, credit = [], 0
     for number in range(8):
-        answer = mixed.recommend(f"u{number}", request_id=f"r{number}", k=4)
+        answer = mixed.recommend(f"u{number}", request_id=f"r{number}", k=3)
         for ad, team, counts in zip(answer["ads"], *(answer["interleaved"][part] for part in ("teams", "counts")), strict=True):
             if team == 1 or not counts:
                 credit += counts
