@@ -218,8 +218,7 @@ def _aligned(model: onnx.ModelProto) -> bytes:
         name + len(largest.name.encode()) + len(_RAW_DATA) + -(-max(size.bit_length(), 1) // 7)
     )  # seven bits of a length a byte
     model.doc_string = " " * (1 + -start % _ALIGNMENT)
-    data = model.SerializeToString(deterministic=True)
-    return data
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _declare(graph: onnx.GraphProto, names: Sequence[str], feeds: Arrays, dynamic: Sequence[str]) -> None:
