@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -29,25 +30,25 @@ def train(
     there are two cores. work: the directory of the night's steps."""
     halves = Halves(Tables.open(tables), facts, Steps(work, say), seed)
     wanted: dict[Side, list[str]] = {side: [one for one in of if not halves.finished(side, one)] for side, of in names.items()}
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     if cores < 2 or not all(wanted.values()):
         return
     context = get_context("spawn")
     heard, running = {}, []
-    for side, of_side in wanted.items():
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_train, args=(theirs, tables, dict(facts), seed, side, of_side, work, cores // 2))
-        process.start()
-        theirs.close()  # so that the other end closes with the process
-        heard[ours] = process
-        running.append(process)
     try:
+        for side, of_side in wanted.items():
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=_train, args=(theirs, tables, dict(facts), seed, side, of_side, work, cores // 2))
+            process.start()
+            theirs.close()  # so that the other end closes with the process
+            heard[ours] = process
+            running.append(process)
         while heard:
             for one in wait(list(heard)):
                 assert isinstance(one, Connection)
                 try:
                     told = json.loads(one.recv_bytes())
-                except EOFError:
+                except (EOFError, OSError):  # it ended, perhaps in the middle of a word
                     process = heard.pop(one)
                     process.join()
                     if process.exitcode:

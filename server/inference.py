@@ -85,12 +85,14 @@ class Graph:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        _, weights = onnx_file.read(self.path)
-        large = {name: ort.OrtValue.ortvalue_from_numpy(one) for name, one in weights.items() if one.nbytes >= _MAPPED_BYTES}
         if self._device == "cpu":
+            _, weights = onnx_file.read(self.path)
+            large = {name: ort.OrtValue.ortvalue_from_numpy(one) for name, one in weights.items() if one.nbytes >= _MAPPED_BYTES}
             self._mapped = list(large.values())  # must outlive the session
             for name, value in large.items():
                 options.add_initializer(name, value)
+        elif not self.path.is_file():
+            raise BundleError(f"{self.path} is missing", "restore it or roll back to another bundle")
         try:
             session = ort.InferenceSession(str(self.path), options, providers=_PROVIDERS[self._device])
         except Exception as error:  # onnxruntime raises a class of its own for each way to fail

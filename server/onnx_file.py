@@ -51,6 +51,8 @@ def _mapped(path: Path) -> mmap.mmap:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # to Numba, read-only arrays are of another type
     except FileNotFoundError:
         raise BundleError(f"{path} is missing", "restore it or roll back to another bundle") from None
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error}", "restore it or roll back to another bundle") from None
 
 
 def _tensor(message: memoryview) -> Iterator[tuple[str, np.ndarray[Any, np.dtype[np.float32]]]]:
