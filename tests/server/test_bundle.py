@@ -182,3 +182,16 @@ def test_large_weights_are_mapped_and_give_the_same_answers(directory: Path, mon
     assert mapped and any(start <= one < end for one in mapped), "a view of the file, shared by all workers"
     tower.rest()
     assert str(tower.path) not in Path("/proc/self/maps").read_text(), "the file is let go with the session"
+
+
+def test_a_session_computes_from_the_weights_it_was_given_not_from_a_copy(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower = Bundle(directory).domains["feed"].user_tower
+    asked = feeds(directory, "domains/0/user_tower")
+    whole = tower.run(asked)
+    monkeypatch.setattr(inference, "_MAPPED_BYTES", 1)
+    read = inference.onnx_file.read
+    monkeypatch.setattr(inference.onnx_file, "read", lambda path: ({}, {name: 2 * one for name, one in read(path)[1].items()}))
+    tower.rest()
+    assert not np.allclose(tower.run(asked), whole)
